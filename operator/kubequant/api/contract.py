@@ -1,0 +1,123 @@
+"""The contract between operator and worker: what a run is told, and what it says.
+
+The words (exit codes, stages, reasons) stand in `outcome`, the report in `report`, its short form
+in `termination`; all their names can be had from here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, StrictInt, StrictStr
+
+from kubequant.api.base import Model
+from kubequant.api.fields import ObjectName, RunDigest
+from kubequant.api.outcome import ExitCode, FailureReason, Outcome, Stage
+from kubequant.api.problems import parse_json
+from kubequant.api.report import (
+    DatasetReport,
+    DivergenceDetail,
+    Environment,
+    GateResult,
+    Generation,
+    Library,
+    OriginalReport,
+    PerformanceDetail,
+    PerplexityDetail,
+    PublishedFile,
+    RunReport,
+    SourceReport,
+    StageTiming,
+    VariantReport,
+    settings_of,
+)
+from kubequant.api.spec import QuantizationJobSpec
+from kubequant.api.status import Artifact, BenchmarkResult, Failure, Resolved, Usage
+from kubequant.api.termination import (
+    LIMIT_BYTES,
+    TerminationMessageError,
+    decode_termination,
+    encode_termination,
+)
+
+__all__ = [
+    "LIMIT_BYTES",
+    "Artifact",
+    "BenchmarkResult",
+    "DatasetReport",
+    "DivergenceDetail",
+    "Environment",
+    "ExitCode",
+    "Failure",
+    "FailureReason",
+    "GateResult",
+    "Generation",
+    "Library",
+    "OriginalReport",
+    "Outcome",
+    "PerformanceDetail",
+    "PerplexityDetail",
+    "ProgressMessage",
+    "PublishedFile",
+    "Resolved",
+    "RunReport",
+    "RunRequest",
+    "SourceReport",
+    "Stage",
+    "StageTiming",
+    "TerminationMessageError",
+    "Usage",
+    "VariantReport",
+    "decode_termination",
+    "encode_termination",
+    "settings_of",
+]
+
+
+class RunRequest(Model):
+    """What a worker is told, as JSON in KUBEQUANT_RUN.
+
+    Unknown fields are refused: an older worker must not pass over what a newer operator asks for.
+    """
+
+    namespace: Annotated[StrictStr, Field(max_length=63)] = ""
+    """The QuantizationJob's namespace; empty outside a cluster."""
+    name: ObjectName
+    """The QuantizationJob's name, which is part of the artifact's address."""
+    digest: RunDigest
+    """The digest of the spec as its user wrote it, which is part of the artifact's address."""
+    spec: QuantizationJobSpec
+    """What to do. Method Auto is resolved."""
+    image: Annotated[StrictStr, Field(max_length=512)] = ""
+    """The worker's image, for the report; empty outside a cluster."""
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read KUBEQUANT_RUN.
+
+        Addresses on this machine are permitted: who wrote the request knew where it runs.
+
+        Raises:
+            InvalidInputError: with a sentence for each problem.
+        """
+        return parse_json(cls, text, local=True)
+
+    @property
+    def artifact_uri(self) -> str:
+        """The artifact's folder: <output.uri>/<name>/<digest>/."""
+        return f"{self.spec.output.uri.rstrip('/')}/{self.name}/{self.digest}/"
+
+
+class ProgressMessage(Model):
+    """What a worker posts while it runs."""
+
+    digest: RunDigest
+    """The run's digest."""
+    stage: Stage
+    """The stage that runs."""
+    percent: Annotated[StrictInt, Field(ge=0, le=100)]
+    """How much of the stage's work is done."""
+    eta_seconds: Annotated[StrictInt, Field(ge=0, le=31_536_000)] | None = None
+    """How long the stage will take yet, where that is known."""
+    message: Annotated[StrictStr, Field(max_length=256)] = ""
+    """At what the stage is, like "layer 14 of 32"."""

@@ -1,0 +1,316 @@
+"""The RunReport: everything that a run measured, decided and published, as report.json holds it.
+
+A report is a claim of the pod that wrote it: models here bound what a reader must hold, and nothing
+more is believed. How a report is cut to fit a termination message stands in `termination`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictBool, StrictStr
+
+from kubequant.api.base import Model
+from kubequant.api.fields import (
+    SHA256,
+    AnyURI,
+    ByteCount,
+    MeasuredDecimal,
+    RunDigest,
+    Sentence,
+    ShortText,
+)
+from kubequant.api.outcome import ExitCode, Outcome, Stage
+from kubequant.api.pod import Pod
+from kubequant.api.spec import MEMBERS, Method, QuantizationJobSpec
+from kubequant.api.status import (
+    MAX_VARIANTS,
+    Artifact,
+    Count,
+    Failure,
+    Original,
+    Resolved,
+    Time,
+    Usage,
+    Variant,
+)
+
+Role = Literal["calibration", "evaluation"]
+GeneratedText = Annotated[StrictStr, Field(max_length=65_536)]
+
+
+class PerplexityDetail(Model):
+    """How a perplexity was measured, and how sure it is."""
+
+    standard_error: MeasuredDecimal | None = None
+    """The standard error of the perplexity."""
+    tokens: Count = 0
+    """How many tokens were predicted."""
+    windows: Count = 0
+    """In how many windows of context_length tokens."""
+    context_length: Count = 0
+    """How many tokens a window had."""
+    mean_log_likelihood: MeasuredDecimal | None = None
+    """Mean log-likelihood per token, in nats; perplexity is exp(-mean)."""
+
+
+class DivergenceDetail(Model):
+    """How the divergence from the original was measured."""
+
+    tokens: Count = 0
+    """Over how many tokens both models' distributions were compared."""
+    standard_error: MeasuredDecimal | None = None
+    """The standard error of the mean divergence, in nats."""
+    median: MeasuredDecimal | None = None
+    """The median divergence, in nats."""
+    percentile99: MeasuredDecimal | None = None
+    """The divergence that one token of a hundred exceeds, in nats."""
+    maximum: MeasuredDecimal | None = None
+    """The largest divergence, in nats."""
+
+
+class PerformanceDetail(Model):
+    """Speed and memory, as the median of repetitions."""
+
+    prompt_tokens_per_second: MeasuredDecimal | None = None
+    """Prompt tokens per second."""
+    first_token_seconds: MeasuredDecimal | None = None
+    """Time to the first token."""
+    load_seconds: MeasuredDecimal | None = None
+    """Time to load the model."""
+    repetitions: Count = 0
+    """How often it was measured."""
+    device: ShortText = ""
+    """On what."""
+
+
+class Generation(Model):
+    """One prompt, continued greedily by the original and by the variant."""
+
+    prompt: GeneratedText
+    """The prompt."""
+    original: GeneratedText = ""
+    """What the original wrote."""
+    quantized: GeneratedText = ""
+    """What the variant wrote."""
+    first_difference: Count | None = None
+    """The index of the first generated token that differs; absent where none does."""
+    degenerate: StrictBool = False
+    """Whether the variant's text is empty, loops or is gibberish."""
+    degenerate_reason: Sentence = ""
+    """What is wrong with the text."""
+
+
+class PublishedFile(Model):
+    """One file of the artifact."""
+
+    path: Annotated[StrictStr, Field(min_length=1, max_length=1024)]
+    """Its path below the artifact's folder."""
+    size_bytes: ByteCount
+    """Its size."""
+    sha256: SHA256
+    """Its digest."""
+
+
+Files = Annotated[tuple[PublishedFile, ...], Field(max_length=4096)]
+Notes = Annotated[tuple[Sentence, ...], Field(max_length=256)]
+
+
+class OriginalReport(Original):
+    """The original's numbers, with how they were measured."""
+
+    runtime: ShortText = ""
+    """What loaded the model for measuring, like "llama.cpp (F16)"."""
+    perplexity_detail: PerplexityDetail | None = None
+    """How the perplexity was measured."""
+    performance_detail: PerformanceDetail | None = None
+    """Speed and memory in full."""
+
+
+class VariantReport(Variant):
+    """A variant's numbers, with how they were measured, its files and its texts."""
+
+    perplexity_detail: PerplexityDetail | None = None
+    """How the perplexity was measured."""
+    divergence_detail: DivergenceDetail | None = None
+    """How divergence and agreement were measured."""
+    performance_detail: PerformanceDetail | None = None
+    """Speed and memory in full."""
+    generations: Annotated[tuple[Generation, ...], Field(max_length=16)] = ()
+    """Texts side by side."""
+    files: Files = ()
+    """The variant's files."""
+    notes: Notes = ()
+    """What was done otherwise than asked, like a tensor that fell back to another type."""
+
+    def for_status(self) -> Variant:
+        """Return the part that `status.variants` holds."""
+        return Variant.model_validate({name: getattr(self, name) for name in Variant.model_fields})
+
+
+class DatasetReport(Model):
+    """A text that was used."""
+
+    role: Role
+    """For what it was used."""
+    bundled: StrictBool = False
+    """Whether it is the text that comes with kubequant; own data would do better."""
+    uri: AnyURI = ""
+    """Where it came from; empty for the bundled text."""
+    revision: Annotated[StrictStr, Field(max_length=128)] = ""
+    """The commit it was read at."""
+    sha256: SHA256 | None = None
+    """The digest of the text that was used."""
+    samples: Count = 0
+    """How many samples were taken."""
+    tokens: Count = 0
+    """How many tokens those have."""
+
+
+class SourceReport(Model):
+    """The model as it was fetched."""
+
+    uri: AnyURI
+    """Where it came from."""
+    revision: Annotated[StrictStr, Field(max_length=128)] = ""
+    """The commit it was fetched at."""
+    architecture: ShortText = ""
+    """Its architecture, like LlamaForCausalLM."""
+    files: Files = ()
+    """Its files, with their digests."""
+
+
+class StageTiming(Model):
+    """How long a stage took."""
+
+    stage: Stage
+    """The stage."""
+    started_at: Time
+    """When it started."""
+    seconds: MeasuredDecimal
+    """How long it took."""
+
+
+class Library(Model):
+    """A program or library that took part."""
+
+    name: Annotated[StrictStr, Field(min_length=1, max_length=128)]
+    """Its name."""
+    version: Annotated[StrictStr, Field(max_length=128)] = ""
+    """Its version."""
+
+
+class Environment(Model):
+    """Where the run took place."""
+
+    image: Annotated[StrictStr, Field(max_length=512)] = ""
+    """The worker's image; empty outside a cluster."""
+    platform: ShortText = ""
+    """Operating system and machine."""
+    cpu: ShortText = ""
+    """The processor's name."""
+    threads: Count = 0
+    """How many threads computed."""
+    memory_bytes: ByteCount | None = None
+    """How much memory the run might use."""
+    gpus: Annotated[tuple[ShortText, ...], Field(max_length=64)] = ()
+    """The accelerators' names."""
+    versions: Annotated[tuple[Library, ...], Field(max_length=128)] = ()
+    """Programs and libraries with their versions."""
+
+
+class GateResult(Model):
+    """One gate, held against one variant."""
+
+    variant: Annotated[StrictStr, Field(min_length=1, max_length=63)]
+    """The variant."""
+    metric: Annotated[StrictStr, Field(min_length=1, max_length=64)]
+    """The number that was held."""
+    value: MeasuredDecimal | None = None
+    """The number; absent where it could not be measured, which fails the gate."""
+    max: MeasuredDecimal | None = None
+    """The largest value that passes."""
+    min: MeasuredDecimal | None = None
+    """The smallest value that passes."""
+    passed: StrictBool
+    """Whether the gate holds."""
+
+
+class RunReport(Model):
+    """What a run did: all of it in report.json, what fits in the termination message."""
+
+    digest: RunDigest
+    """The run's digest."""
+    namespace: ShortText = ""
+    """The QuantizationJob's namespace."""
+    name: ShortText = ""
+    """The QuantizationJob's name."""
+    outcome: Outcome
+    """What became of the run."""
+    exit_code: ExitCode
+    """How the worker's process ends."""
+    failure: Failure | None = None
+    """Why the run failed."""
+    resolved: Resolved | None = None
+    """What the spec left open, as it was decided."""
+    original: OriginalReport | None = None
+    """The original's numbers."""
+    variants: Annotated[tuple[VariantReport, ...], Field(max_length=MAX_VARIANTS)] = ()
+    """The quantized models and their numbers."""
+    gates: Annotated[tuple[GateResult, ...], Field(max_length=256)] = ()
+    """Every gate against every variant."""
+    artifact: Artifact | None = None
+    """What was published."""
+    usage: Usage | None = None
+    """How to serve what was published."""
+    recommendations: Annotated[tuple[Sentence, ...], Field(max_length=16)] = ()
+    """What would do better next time."""
+    warnings: Notes = ()
+    """What a reader should know before trusting the numbers."""
+    source: SourceReport | None = None
+    """The model as it was fetched."""
+    datasets: Annotated[tuple[DatasetReport, ...], Field(max_length=8)] = ()
+    """The texts that were used."""
+    settings: QuantizationJobSpec | None = None
+    """The spec with every default written out, without pod and secretRefs: see `settings_of`."""
+    files: Files = ()
+    """Every file of the artifact but report and manifest themselves."""
+    stages: Annotated[tuple[StageTiming, ...], Field(max_length=16)] = ()
+    """How long each stage took."""
+    environment: Environment | None = None
+    """Where the run took place."""
+    started_at: Time | None = None
+    """When the run started."""
+    finished_at: Time | None = None
+    """When the run ended."""
+    omitted: Annotated[tuple[ShortText, ...], Field(max_length=32)] = ()
+    """What was left out to fit a termination message; empty in report.json."""
+
+
+def settings_of(spec: QuantizationJobSpec) -> QuantizationJobSpec:
+    """Return what the run was told, fit to be published.
+
+    Defaults are written out; pod and the names of Secrets are left out.
+    """
+    members = {} if spec.method is Method.AUTO else {MEMBERS[spec.method][0]: spec.parameters()}
+    calibration, perplexity = spec.calibration, spec.evaluation.perplexity
+    bare = {"secret_ref": None}
+    if calibration.dataset is not None:
+        calibration = calibration.model_copy(
+            update={"dataset": calibration.dataset.model_copy(update=bare)}
+        )
+    if perplexity.dataset is not None:
+        perplexity = perplexity.model_copy(
+            update={"dataset": perplexity.dataset.model_copy(update=bare)}
+        )
+    return spec.model_copy(
+        update={
+            **members,
+            "model": spec.model.model_copy(update=bare),
+            "device": spec.effective_device(),
+            "calibration": calibration,
+            "evaluation": spec.evaluation.model_copy(update={"perplexity": perplexity}),
+            "output": spec.output.model_copy(update=bare),
+            "pod": Pod(),
+        }
+    )
