@@ -11,7 +11,7 @@ from typing import Annotated, Self
 from pydantic import Field, StrictInt, StrictStr
 
 from kubequant.api.base import Model
-from kubequant.api.fields import ObjectName, RunDigest
+from kubequant.api.fields import ObjectName, RunDigest, Sentence
 from kubequant.api.outcome import ExitCode, FailureReason, Outcome, Stage
 from kubequant.api.problems import parse_json
 from kubequant.api.report import (
@@ -88,6 +88,8 @@ class RunRequest(Model):
     """The digest of the spec as its user wrote it, which is part of the artifact's address."""
     spec: QuantizationJobSpec
     """What to do. Method Auto is resolved."""
+    reason: Sentence = ""
+    """Why the method is this one, for the report; see `auto.resolve`."""
     image: Annotated[StrictStr, Field(max_length=512)] = ""
     """The worker's image, for the report; empty outside a cluster."""
 

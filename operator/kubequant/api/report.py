@@ -132,6 +132,9 @@ class VariantReport(Variant):
 
     perplexity_detail: PerplexityDetail | None = None
     """How the perplexity was measured."""
+    perplexity_increase_standard_error: MeasuredDecimal | None = None
+    """The standard error of perplexityIncreasePercent, in percent: paired, since both models read
+    the same windows."""
     divergence_detail: DivergenceDetail | None = None
     """How divergence and agreement were measured."""
     performance_detail: PerformanceDetail | None = None

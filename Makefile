@@ -1,0 +1,42 @@
+# Every target is a line or two; the logic lives in the programs that it calls.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check generate bench train-tiny-model clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: $(READY) ## make .venv with everything the other targets need (the first time: some minutes)
+
+$(READY): pyproject.toml images/gguf/constraints.txt images/gguf/wheel.py
+	@echo "setup: Python environment in $(VENV)" && $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -q uv==0.13.9 wheel==0.48.0
+	@echo "setup: llama.cpp wheel, built once and cached" && $(BIN)/python images/gguf/wheel.py >$(VENV)/llama-wheel
+	@echo "setup: packages (torch alone is 4.5 GB the first time)"
+	@$(BIN)/uv pip install -p $(BIN)/python -c images/gguf/constraints.txt -e '.[gguf,operator,dev]' "$$(cat $(VENV)/llama-wheel)"
+	@touch $@
+
+demo: $(READY) ## quantize the tiny model that the repository holds by examples/gguf.yaml
+	$(BIN)/kubequant run examples/gguf.yaml
+
+check: $(READY) ## ruff, mypy and the layers
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy && $(BIN)/lint-imports
+
+test: check ## the checks and every test
+	$(BIN)/pytest
+
+generate: $(READY) ## write again what is generated from the models: the CRD and the JSON schemas
+	$(BIN)/python -m kubequant.api.crd
+
+bench: $(READY) ## measure the figures of docs/benchmarks.md, each against a peer in the same run
+	$(BIN)/python -m tests.bench
+
+train-tiny-model: $(READY) ## train examples/models/tiny-llama again (25 minutes on two cores)
+	$(BIN)/python examples/models/train_tiny_llama.py
+
+clean: ## remove what the other targets made in this folder (the cache outside of it stays)
+	rm -rf $(VENV) out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

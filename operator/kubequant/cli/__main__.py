@@ -1,0 +1,5 @@
+"""`python -m kubequant.cli` is the `kubequant` command."""
+
+from kubequant.cli.app import main
+
+main()

@@ -1,0 +1,174 @@
+"""The commands: what a person types, and what a script reads.
+
+The work is done elsewhere: `manifests` reads, `local` turns a manifest into a run on this machine,
+the worker runs, `tables` shows. Exit codes are the worker's.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kubequant import __version__
+from kubequant.api.contract import ExitCode, RunReport
+from kubequant.cli.local import LocalRunError, run_locally, select_job
+from kubequant.cli.manifests import find_jobs, manifest_files
+from kubequant.cli.reports import ReportError, read_report
+from kubequant.cli.tables import print_report
+
+app = typer.Typer(
+    name="kubequant",
+    help="Quantize models, and prove what was lost and won: on Kubernetes, or here.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+EXIT_CODES = """
+Exit codes: 0 published (or already published), 10 the manifest asks for what cannot be, 11 a gate
+failed, 12 not there or no access, 20 unavailable (try again), 21 out of memory, 30 interrupted, 1 a
+bug.
+"""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kubequant {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Quantize models, and prove what was lost and won: on Kubernetes, or here."""
+
+
+@app.command(epilog=EXIT_CODES)
+def run(
+    file: Annotated[Path, typer.Argument(help="The manifest, as for kubectl apply.")],
+    *,
+    output: Annotated[
+        str | None,
+        typer.Option(help="Publish here instead: a folder, file://, s3:// or pvc://."),
+    ] = None,
+    work_dir: Annotated[
+        Path | None,
+        typer.Option(help="Working space, kept afterwards (default: a temporary folder)."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Which QuantizationJob, where the file holds several.")
+    ] = None,
+    volume: Annotated[
+        list[str] | None,
+        typer.Option(help="CLAIM=FOLDER: what pvc://CLAIM/... means here. May be repeated."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole report as JSON and nothing else.")
+    ] = False,
+) -> None:
+    """Run a QuantizationJob on this machine, without a cluster.
+
+    Examples:
+
+        kubequant run examples/gguf.yaml
+
+        kubequant run job.yaml --output s3://models/test --work-dir /data/work
+
+        kubequant run job.yaml --json | jq '.variants[].perplexity'
+    """
+    try:
+        job, folder = select_job(file, name)
+        code, report = run_locally(
+            job,
+            manifest_folder=folder,
+            output=output,
+            work_dir=work_dir,
+            volumes=volume or [],
+            quiet=as_json,
+        )
+    except LocalRunError as error:
+        _complain(error.sentences)
+        raise typer.Exit(ExitCode.BAD_REQUEST) from error
+    _show(report, as_json=as_json)
+    raise typer.Exit(code)
+
+
+@app.command(epilog="Exit codes: 0 all are valid, 10 at least one is not.")
+def validate(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Manifests, or folders to search for them.", exists=True)
+    ],
+    *,
+    local: Annotated[
+        bool, typer.Option("--local", help="Allow file://, which only a local run can use.")
+    ] = False,
+) -> None:
+    """Check QuantizationJobs as the API server would, without one.
+
+    Other kinds of resources are passed over, so a whole GitOps folder can be checked.
+
+    Examples:
+
+        kubequant validate job.yaml
+
+        kubequant validate clusters/production
+    """
+    files = manifest_files(paths)
+    found = [job for path in files for job in find_jobs(path, local=local)]
+    bad = [job for job in found if job.errors]
+    for job in bad:
+        _complain(list(job.errors))
+    good = len(found) - len(bad)
+    typer.echo(f"{good} valid, {len(bad)} not, in {len(files)} files")
+    raise typer.Exit(ExitCode.BAD_REQUEST if bad else 0)
+
+
+@app.command()
+def report(
+    place: Annotated[
+        str, typer.Argument(help="The artifact: a folder, its report.json, or its s3:// prefix.")
+    ],
+    *,
+    endpoint: Annotated[
+        str, typer.Option(help="The S3 server's address (default: AWS, or AWS_ENDPOINT_URL).")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Show what was measured of a published artifact.
+
+    Examples:
+
+        kubequant report out/tiny-llama/9f2c41aa
+
+        kubequant report s3://models/llama-3.1-8b/llama-3-1-8b/9f2c41aa
+    """
+    try:
+        _show(read_report(place, endpoint), as_json=as_json)
+    except ReportError as error:
+        _complain([error.message])
+        raise typer.Exit(error.exit_code) from error
+
+
+def _show(report: RunReport, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(report.model_dump_json(by_alias=True, exclude_none=True, indent=2))
+    else:
+        print_report(report, Console())
+
+
+def _complain(sentences: list[str]) -> None:
+    for sentence in sentences:
+        typer.echo(f"kubequant: {sentence}", err=True)
+
+
+def main() -> None:
+    """Run the command that was typed."""
+    app(prog_name="kubequant", args=sys.argv[1:])

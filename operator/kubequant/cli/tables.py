@@ -1,0 +1,87 @@
+"""Shows a report on a terminal: one row a variant, and what a person should know beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from kubequant.api.contract import Outcome
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kubequant.api.contract import RunReport, VariantReport
+
+MIB = 2**20
+
+
+def print_report(report: RunReport, console: Console) -> None:
+    """Print what became of a run: its table, where the artifact is, warnings, or the failure."""
+    if report.variants:
+        console.print(_table(report))
+    for warning in report.warnings:
+        console.print(f"[yellow]note:[/] {warning}", highlight=False)
+    if report.failure is not None:
+        failure = report.failure
+        console.print(f"[red]{failure.reason.value}:[/] {failure.message}", highlight=False)
+        if failure.advice:
+            console.print(failure.advice, highlight=False)
+        return
+    word = {
+        Outcome.PUBLISHED: "published",
+        Outcome.ALREADY_PUBLISHED: "already published, nothing done",
+    }.get(report.outcome, str(report.outcome))
+    if report.artifact is not None:
+        console.print(f"{word}: {report.artifact.uri}", soft_wrap=True, highlight=False)
+    if report.usage is not None:
+        console.print(f"load it: {report.usage.command}", soft_wrap=True, highlight=False)
+
+
+def _table(report: RunReport) -> Table:
+    """Return the numbers, the original in the first row."""
+    method = report.settings.method.value if report.settings else ""
+    table = Table(title=f"{report.name}: {method}", title_justify="left")
+    table.add_column("type")
+    for name in ("size", "smaller", "perplexity", "change", "mean KL", "same token"):
+        table.add_column(name, justify="right", no_wrap=True)
+    original = report.original
+    if original is not None:
+        table.add_row(
+            "original", _mib(original.size_bytes), "", _cut(original.perplexity), "", "", ""
+        )
+        table.add_section()
+    for variant in report.variants:
+        table.add_row(*_row(variant))
+    return table
+
+
+def _row(variant: VariantReport) -> tuple[str, ...]:
+    marks = "" if variant.gates_passed is not False else " (gate failed)"
+    if any(generation.degenerate for generation in variant.generations):
+        marks += " (degenerate text)"
+    return (
+        f"{variant.name}{marks}",
+        _mib(variant.size_bytes),
+        _with(_cut(variant.size_reduction_percent, 1), " %"),
+        _cut(variant.perplexity),
+        _with(_signed(_cut(variant.perplexity_increase_percent)), " %"),
+        _cut(variant.mean_kl_divergence, 4),
+        _with(_cut(variant.top_token_agreement_percent, 1), " %"),
+    )
+
+
+def _mib(size_bytes: int | None) -> str:
+    return "" if size_bytes is None else f"{size_bytes / MIB:.1f} MiB"
+
+
+def _cut(decimal: str | None, places: int = 2) -> str:
+    return "" if decimal is None else f"{float(decimal):.{places}f}"
+
+
+def _signed(decimal: str) -> str:
+    return f"+{decimal}" if decimal and not decimal.startswith("-") else decimal
+
+
+def _with(text: str, unit: str) -> str:
+    return f"{text}{unit}" if text else ""

@@ -1,0 +1,150 @@
+"""`kubequant validate`: ours are checked by file, line and field; the rest is passed over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from kubequant.cli.app import app
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GOOD = """\
+apiVersion: kubequant.dev/v1alpha1
+kind: QuantizationJob
+metadata: {name: good}
+spec:
+  model: {uri: "hf://owner/name"}
+  method: GGUF
+  output: {uri: "s3://models/good"}
+"""
+OTHERS = """\
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: other}
+data: {method: nonsense}
+---
+apiVersion: batch.volcano.sh/v1alpha1
+kind: QuantizationJob
+metadata: {name: of-somebody-else}
+"""
+CHART = """\
+{{- if .Values.enabled }}
+apiVersion: v1
+kind: Service
+{{- end }}
+"""
+
+
+def validate(*words: str | Path) -> tuple[int, str, str]:
+    """Run the command and return (exit code, standard output, standard error)."""
+    result = CliRunner().invoke(app, ["validate", *map(str, words)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_folder_of_mixed_manifests_is_searched_and_only_ours_are_checked(tmp_path: Path) -> None:
+    written(tmp_path, "apps/good.yaml", GOOD)
+    written(tmp_path, "apps/others.yml", OTHERS + "---\n" + GOOD)
+    written(tmp_path, "chart/templates/service.yaml", CHART)
+    written(tmp_path, "notes.txt", "kind: QuantizationJob")
+
+    code, out, err = validate(tmp_path)
+
+    assert (code, err) == (0, "")
+    assert out == "2 valid, 0 not, in 3 files\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "said"),
+    [
+        pytest.param(
+            "method: GGUF",
+            "method: GUFF",
+            ":6:",
+            'not "GUFF"; did you mean GGUF?',
+            id="a misspelt value is named with its line and the near one",
+        ),
+        pytest.param(
+            'model: {uri: "hf://owner/name"}',
+            'modell: {uri: "hf://owner/name"}',
+            ":5:",
+            "spec.modell: is not a field; did you mean model?",
+            id="an unknown field is named with its line and the near one",
+        ),
+        pytest.param(
+            '  output: {uri: "s3://models/good"}\n',
+            "",
+            ":5:",
+            "spec.output: is required",
+            id="a missing field is named at the line of what lacks it",
+        ),
+        pytest.param(
+            '"s3://models/good"',
+            '"file:///tmp/out"',
+            ":7:",
+            "spec.output.uri: must not be a file:// address",
+            id="what only a local run can use is refused",
+        ),
+    ],
+)
+def test_a_bad_manifest_is_refused(
+    tmp_path: Path, old: str, new: str, where: str, said: str
+) -> None:
+    assert old in GOOD
+    path = written(tmp_path, "bad.yaml", GOOD.replace(old, new))
+
+    code, out, err = validate(path)
+
+    assert code == 10
+    assert said in err
+    assert f"{path}{where}" in err
+    assert out == "0 valid, 1 not, in 1 files\n"
+
+
+def test_file_addresses_are_valid_where_a_local_run_is_meant(tmp_path: Path) -> None:
+    path = written(tmp_path, "local.yaml", GOOD.replace("s3://models/good", "file:///tmp/out"))
+
+    assert validate("--local", path)[0] == 0
+
+
+def test_the_items_of_a_list_are_checked_with_their_own_lines(tmp_path: Path) -> None:
+    indented = GOOD.replace("method: GGUF", "method: NONE").replace("\n", "\n  ")
+    path = written(
+        tmp_path, "list.yaml", f"apiVersion: v1\nkind: List\nitems:\n- {indented.rstrip()}\n"
+    )
+
+    code, _, err = validate(path)
+
+    assert code == 10
+    assert f"{path}:9: spec.method" in err
+
+
+def test_broken_yaml_that_names_our_group_is_an_error_and_other_broken_yaml_is_not(
+    tmp_path: Path,
+) -> None:
+    ours = written(tmp_path, "ours.yaml", GOOD + "  ]broken: [\n")
+    written(tmp_path, "theirs.yaml", CHART)
+
+    code, _, err = validate(tmp_path)
+
+    assert code == 10
+    assert f"{ours}:" in err
+    assert "not valid YAML" in err
+    assert "theirs.yaml" not in err
+
+
+def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    code, _, err = validate(tmp_path / "nowhere")
+
+    assert code == 2
+    assert "nowhere" in err
