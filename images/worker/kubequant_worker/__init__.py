@@ -1,0 +1,1 @@
+"""The worker: fetches a model, quantizes it, measures what was lost, publishes the artifact."""

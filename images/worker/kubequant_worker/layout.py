@@ -1,0 +1,66 @@
+"""Where a run finds its folders, in a pod and on a laptop.
+
+| variable | default | what |
+| --- | --- | --- |
+| KUBEQUANT_RUN | | the RunRequest as JSON |
+| KUBEQUANT_SCRATCH | /scratch | working space; as large as the model needs |
+| KUBEQUANT_CACHE_DIR | /cache where it exists | kept between runs |
+| KUBEQUANT_CREDENTIALS | /var/run/kubequant/credentials | model/, calibration/, … |
+| KUBEQUANT_VOLUMES | /volumes | `pvc://claim/path` is VOLUMES/claim/path |
+| KUBEQUANT_TERMINATION_LOG | /dev/termination-log | where the short report goes |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+REQUEST_VARIABLE = "KUBEQUANT_RUN"
+# Set by a supervisor whose own standard output is to hold nothing but the report.
+QUIET_VARIABLE = "KUBEQUANT_QUIET"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The folders of one run."""
+
+    scratch: Path
+    cache: Path | None
+    credentials: Path
+    volumes: Path
+    termination_log: Path
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Layout:
+        """Read the variables of the table above, with a pod's defaults."""
+        cache = Path(environment.get("KUBEQUANT_CACHE_DIR") or "/cache")
+        return cls(
+            scratch=Path(environment.get("KUBEQUANT_SCRATCH") or "/scratch"),
+            cache=cache if cache.is_dir() else None,
+            credentials=Path(
+                environment.get("KUBEQUANT_CREDENTIALS") or "/var/run/kubequant/credentials"
+            ),
+            volumes=Path(environment.get("KUBEQUANT_VOLUMES") or "/volumes"),
+            termination_log=Path(
+                environment.get("KUBEQUANT_TERMINATION_LOG") or "/dev/termination-log"
+            ),
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that make `from_environment` give this layout again."""
+        return {
+            "KUBEQUANT_SCRATCH": str(self.scratch),
+            "KUBEQUANT_CACHE_DIR": str(self.cache) if self.cache else "",
+            "KUBEQUANT_CREDENTIALS": str(self.credentials),
+            "KUBEQUANT_VOLUMES": str(self.volumes),
+            "KUBEQUANT_TERMINATION_LOG": str(self.termination_log),
+        }
+
+    @property
+    def report(self) -> Path:
+        """The whole report of this run, written by the run and read by its supervisor."""
+        return self.scratch / "report.json"

@@ -1,0 +1,140 @@
+"""Checks a model that lies in a folder, before any engine opens it.
+
+First the small files (configuration, tokenizer, index), then every weight file's header. What an
+architecture means is the engine's to know.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from kubequant.api.contract import FailureReason
+from kubequant_worker.errors import BadRequestError
+from kubequant_worker.sources.safetensors_header import HeaderError, read_header
+from kubequant_worker.sources.selection import is_safe_name, is_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from kubequant.api.data import ModelSource
+    from kubequant_worker.sources.source import RemoteFile
+
+# One of these sets makes a tokenizer.
+TOKENIZERS = (
+    {"tokenizer.json"},
+    {"tokenizer.model"},
+    {"spiece.model"},
+    {"sentencepiece.bpe.model"},
+    {"vocab.json", "merges.txt"},
+    {"vocab.txt"},
+)
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+def check_small_files(folder: Path, model: ModelSource) -> None:
+    """Check configuration and tokenizer; raises BadRequestError with the way out."""
+    names = {path.name for path in folder.iterdir()}
+    if not any(needed <= names for needed in TOKENIZERS) and not any(
+        name.endswith(".tiktoken") for name in names
+    ):
+        raise BadRequestError(
+            f"spec.model.uri: {model.uri} has no tokenizer.",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+            advice="Put tokenizer.json or tokenizer.model of the model beside its weights.",
+        )
+    for name in ("config.json", "tokenizer_config.json"):
+        if name not in names:
+            continue
+        content = _read_json(folder / name)
+        if "auto_map" in content and not model.trust_remote_code:
+            raise BadRequestError(
+                f"spec.model.uri: {name} of {model.uri} asks to run Python code that comes with "
+                "the model (auto_map).",
+                reason=FailureReason.UNSAFE_MODEL,
+                advice="Use a model of an architecture that transformers knows, or set "
+                "spec.model.trustRemoteCode: true if you trust whoever made it.",
+            )
+
+
+def check_model(folder: Path, files: Sequence[RemoteFile], model: ModelSource) -> None:
+    """Check sizes, index and weight headers; raises BadRequestError with the file and the fault."""
+    for file in files:
+        size = (folder / file.path).stat().st_size
+        if size != file.size_bytes:
+            raise BadRequestError(
+                f"spec.model.uri: {file.path} has {size} bytes, and its listing said "
+                f"{file.size_bytes}.",
+                reason=FailureReason.UNSAFE_MODEL,
+                advice="Try again; if it stays so, the model is not what it says it is.",
+            )
+    weights = {file.path for file in files if is_weights(file.path)}
+    tensors: dict[str, str] = {}
+    for name in sorted(weights):
+        if not name.endswith(".safetensors"):
+            continue
+        try:
+            spans = read_header(folder / name)
+        except HeaderError as error:
+            raise BadRequestError(
+                f"spec.model.uri: {name} is no safetensors file to be opened: {error}.",
+                reason=FailureReason.UNSAFE_MODEL,
+                advice="Fetch or convert the model anew.",
+            ) from error
+        for span in spans:
+            if span.name in tensors:
+                raise BadRequestError(
+                    f"spec.model.uri: tensor {span.name!r} is in {tensors[span.name]} and "
+                    f"in {name}.",
+                    reason=FailureReason.UNSAFE_MODEL,
+                    advice="Leave one set of weights in the folder.",
+                )
+            tensors[span.name] = name
+    for index in INDEXES:
+        if (folder / index).exists():
+            _check_index(folder / index, weights, tensors, model)
+
+
+def _check_index(
+    index: Path, weights: set[str], tensors: dict[str, str], model: ModelSource
+) -> None:
+    """Check that the index names shards that are there, and for safetensors the tensors in them."""
+    shard_of = _read_json(index).get("weight_map")
+    if not isinstance(shard_of, dict) or not all(isinstance(v, str) for v in shard_of.values()):
+        raise BadRequestError(
+            f"spec.model.uri: {index.name} has no weight_map.", reason=FailureReason.UNSAFE_MODEL
+        )
+    pickled = index.name.startswith("pytorch")
+    if pickled and any(name.endswith(".safetensors") for name in weights):
+        return
+    for name in sorted(set(shard_of.values())):
+        if not is_safe_name(name) or name not in weights:
+            raise BadRequestError(
+                f"spec.model.uri: {index.name} names the shard {name!r}, and {model.uri} does "
+                "not have it.",
+                reason=FailureReason.UNSUPPORTED_MODEL,
+                advice="Complete the folder, or remove the index if it belongs to other weights.",
+            )
+    for tensor, name in shard_of.items():
+        if not pickled and tensors.get(tensor) != name:
+            raise BadRequestError(
+                f"spec.model.uri: {index.name} says that tensor {tensor!r} is in {name}, "
+                "and it is not.",
+                reason=FailureReason.UNSAFE_MODEL,
+            )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise BadRequestError(
+            f"spec.model.uri: {path.name} is not JSON.", reason=FailureReason.UNSUPPORTED_MODEL
+        ) from error
+    if not isinstance(content, dict):
+        raise BadRequestError(
+            f"spec.model.uri: {path.name} is not a JSON object.",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+        )
+    return content

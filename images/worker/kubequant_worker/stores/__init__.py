@@ -1,0 +1,79 @@
+"""Where an artifact goes: one module per kind of place, one literal table.
+
+A module of the table has `open_backend(place: Place) -> Backend`. How several publishers keep out
+of each other's way is written once, in `claim` and `publication`, above the small operations of
+`backend`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubequant_worker.errors import BadRequestError
+from kubequant_worker.stores.backend import Probe
+from kubequant_worker.stores.claim import Timing
+from kubequant_worker.stores.publication import AlreadyPublishedError, Publication, Published
+from kubequant_worker.stores.store import Store
+
+if TYPE_CHECKING:
+    from kubequant.api.data import OutputS3Options
+
+__all__ = [
+    "AlreadyPublishedError",
+    "Place",
+    "Probe",
+    "Publication",
+    "Published",
+    "Store",
+    "Timing",
+    "open_artifact",
+    "open_store",
+]
+
+STORES = {
+    "s3": "kubequant_worker.stores.s3",
+    "pvc": "kubequant_worker.stores.pvc",
+    "file": "kubequant_worker.stores.file",
+}
+DEFAULT_VOLUMES = Path("/volumes")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An address to publish to or read from, with what opens it.
+
+    `credentials` is the role's folder of credential files (which may be absent: then the usual
+    chain serves); `volumes` is the folder that holds the mounted claims; `field` is what an error's
+    sentence names.
+    """
+
+    uri: str
+    s3: OutputS3Options | None = None
+    credentials: Path | None = None
+    volumes: Path = DEFAULT_VOLUMES
+    field: str = "spec.output.uri"
+
+
+def open_store(place: Place, *, name: str, digest: str, timing: Timing | None = None) -> Store:
+    """Return the store of one run's artifact, `<place.uri>/<name>/<digest>/`.
+
+    Touches nothing yet.
+    """
+    uri = f"{place.uri.rstrip('/')}/{name}/{digest}"
+    return open_artifact(
+        Place(uri, place.s3, place.credentials, place.volumes, place.field), timing=timing
+    )
+
+
+def open_artifact(place: Place, *, timing: Timing | None = None) -> Store:
+    """Return the store whose prefix is `place.uri` itself, as `kubequant report` reads it."""
+    scheme = place.uri.partition("://")[0]
+    if scheme not in STORES:
+        raise BadRequestError(
+            f"{place.field}: nothing can be published to {place.uri!r}; "
+            f"an address starts with {', '.join(f'{known}://' for known in STORES)}."
+        )
+    return Store(importlib.import_module(STORES[scheme]).open_backend(place), timing)

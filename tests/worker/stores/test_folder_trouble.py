@@ -1,0 +1,91 @@
+"""What a full, missing or read-only folder gets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.worker.stores.places import DIGEST, NAME, folder_store
+
+from kubequant.api.contract import FailureReason
+from kubequant_worker.errors import AccessError, BadRequestError, UnavailableError
+from kubequant_worker.stores import Place, open_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# RLIMIT_FSIZE makes every write past a megabyte fail as a full disk does, for one process, without
+# a mount: the kernel's answer is EFBIG instead of ENOSPC, and both mean that no more goes there.
+FULL_DISK = """
+import json, pathlib, resource, signal, sys
+from kubequant_worker.errors import WorkerError
+from tests.worker.stores.places import folder_store
+folder = pathlib.Path(sys.argv[1])
+(folder / "model").write_bytes(bytes(3_000_000))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+try:
+    with folder_store(folder / "out").claim() as publication:
+        publication.add(folder / "model", "model.gguf")
+        publication.uploaded()
+except WorkerError as error:
+    print(json.dumps([str(error.reason), error.message]))
+"""
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    reason, message = json.loads(run.stdout)
+    assert reason == FailureReason.DISK_FULL
+    assert "no space left" in message
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+def test_a_claim_that_is_not_mounted_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AccessError, match="'models' is not mounted"):
+        open_store(Place("pvc://models/out", volumes=tmp_path), name=NAME, digest=DIGEST)
+
+
+def test_a_path_that_leaves_the_claim_through_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "out").symlink_to("/")
+    with pytest.raises(BadRequestError, match="leads out of the claim"):
+        open_store(Place("pvc://models/out", volumes=tmp_path), name=NAME, digest=DIGEST)
+
+
+def test_a_mounted_claim_is_published_to(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    store = open_store(Place("pvc://models/out", volumes=tmp_path), name=NAME, digest=DIGEST)
+    assert store.uri == f"pvc://models/out/{NAME}/{DIGEST}/"
+    with store.claim() as publication:
+        publication.add_bytes(b"x", "a")
+        publication.uploaded()
+    assert store.published() is None
+
+
+def test_a_folder_that_is_a_file_is_an_error_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("not a folder")
+    with pytest.raises(UnavailableError, match=r"spec\.output\.uri"):
+        folder_store(tmp_path / "out").probe()
+
+
+def test_something_else_named_manifest_is_not_taken_for_one(tmp_path: Path) -> None:
+    root = tmp_path / "out" / NAME / DIGEST
+    root.mkdir(parents=True)
+    (root / "manifest.json").write_text('{"name": "a web app"}')
+    with pytest.raises(UnavailableError, match="is no manifest of kubequant"):
+        folder_store(tmp_path / "out").published()
+
+
+def test_an_address_of_another_kind_is_refused() -> None:
+    with pytest.raises(BadRequestError, match="starts with s3://, pvc://, file://"):
+        open_store(Place("ftp://host/models"), name=NAME, digest=DIGEST)
