@@ -1,0 +1,185 @@
+"""The child process that holds llama.cpp: `python -m kubequant_worker.methods.gguf_engine`.
+
+It answers one request after another: quantize a file, load a model, tokenize, score windows,
+generate, collect an importance matrix. Rows of logits go to the parent through shared memory, in
+two slots, so that the parent works on one batch while the next is computed. The parent's half is
+`gguf_runtime`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+
+from kubequant_worker.methods.child import Parent, serve
+from kubequant_worker.methods.gguf_imatrix import Collector, column_weights, write_matrix
+from kubequant_worker.methods.gguf_llama import LoadedModel, Log, batch_tokens
+from kubequant_worker.methods.gguf_quantize import quantize
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kubequant_worker.evaluation.runtime import Generation, TokenArray
+    from kubequant_worker.methods.child import Operation
+
+SLOTS = 2
+
+
+class Engine:
+    """The operations of the child, one model loaded at a time."""
+
+    def __init__(self, parent: Parent, *, memory_descriptor: int, threads: int) -> None:
+        """Answer to `parent`, with logits in the memory of `memory_descriptor`."""
+        self._parent = parent
+        self._descriptor = memory_descriptor
+        self._threads = threads
+        self._log = Log()
+        self._model: LoadedModel | None = None
+        self._shared: mmap.mmap | None = None
+
+    def operations(self) -> Mapping[str, Operation]:
+        """Return what the parent may ask for."""
+        return {
+            "open": self.open,
+            "close": self.close,
+            "tokenize": self.tokenize,
+            "score": self.score,
+            "generate": self.generate,
+            "collect": self.collect,
+            "quantize": self.quantize,
+        }
+
+    def open(self, path: str) -> dict[str, object]:
+        """Load a model and return what a runtime has to know of it."""
+        self.close()
+        model = LoadedModel(Path(path), threads=self._threads, log=self._log)
+        self._model = model
+        rows = batch_tokens(model.vocabulary_size)
+        size = SLOTS * rows * model.vocabulary_size * 4
+        os.ftruncate(self._descriptor, size)
+        self._shared = mmap.mmap(self._descriptor, size)
+        return {
+            "vocabulary_size": model.vocabulary_size,
+            "context_length": model.context_length,
+            "bos_token": model.bos_token,
+            "chat_template": model.chat_template,
+            "slot_rows": rows,
+        }
+
+    def close(self) -> None:
+        """Free the model, if one is loaded."""
+        if self._model is not None:
+            self._model.close()
+            self._model = None
+
+    def _loaded(self) -> LoadedModel:
+        if self._model is None:
+            raise RuntimeError("no model is loaded")
+        return self._model
+
+    def tokenize(self, texts: Sequence[str], special: bool) -> list[TokenArray]:  # noqa: FBT001 - crosses a pipe
+        """Return the ids of each text."""
+        return [self._loaded().tokenize(text, special=special) for text in texts]
+
+    def generate(self, prompts: Sequence[str], most: int) -> list[Generation]:
+        """Return the greedy continuations."""
+        return self._loaded().generate(prompts, most)
+
+    def score(self, windows: Sequence[TokenArray]) -> None:
+        """Put the logits of all windows, batch by batch, into the slots.
+
+        And tell the parent of each batch.
+
+        The parent answers each batch when it is done with it; a slot is written again only after
+        that.
+        """
+        model, shared = self._loaded(), self._shared
+        if shared is None:
+            raise RuntimeError("no memory is shared")
+        rows_per_slot = batch_tokens(model.vocabulary_size)
+        slots = np.ndarray(
+            (SLOTS, rows_per_slot, model.vocabulary_size), np.float32, memoryview(shared)
+        )
+        waiting = 0
+        for number, (spans, rows) in enumerate(model.decode_windows(windows)):
+            if waiting == SLOTS:
+                self._parent.receive()
+                waiting -= 1
+            np.copyto(slots[number % SLOTS, : len(rows)], rows)
+            self._parent.event(number % SLOTS, spans)
+            waiting += 1
+        for _ in range(waiting):
+            self._parent.receive()
+
+    def collect(
+        self, windows: Sequence[TokenArray], path: str, datasets: Sequence[str], chunk_tokens: int
+    ) -> int:
+        """Write the importance matrix of the loaded model over `windows` to `path`.
+
+        Return its entries.
+        """
+        library = ctypes.CDLL(str(Path(lib.__file__).parent / "lib" / "libggml-base.so"))
+        collector = Collector(library)
+        callback = lib.ggml_backend_sched_eval_callback(collector)
+        # The batches' logits are computed and dropped: without them the last block would see only
+        # one token of each batch, since llama.cpp computes there only what an output needs.
+        for spans, _ in self._loaded().decode_windows(windows, eval_callback=callback):
+            if collector.error is not None:
+                raise collector.error
+            self._parent.event(sum(count for _, _, count in spans))
+        if collector.error is not None:
+            raise collector.error
+        write_matrix(
+            Path(path),
+            collector.sums,
+            collector.counts,
+            datasets=datasets,
+            chunks=len(windows),
+            chunk_tokens=chunk_tokens,
+        )
+        return len(collector.sums)
+
+    def quantize(  # noqa: PLR0917 - arguments cross a pipe by position
+        self,
+        source: str,
+        target: str,
+        file_type: int,
+        output_type: int | None,
+        embedding_type: int | None,
+        matrix: str | None,
+        low_memory: bool,  # noqa: FBT001 - crosses a pipe by position
+    ) -> None:
+        """Write `source` at another level to `target`, telling the parent of each tensor begun."""
+        quantize(
+            Path(source),
+            Path(target),
+            file_type=file_type,
+            output_type=output_type,
+            embedding_type=embedding_type,
+            importance=column_weights(Path(matrix)) if matrix else None,
+            threads=self._threads,
+            low_memory=low_memory,
+            log=self._log,
+            on_tensor=self._parent.event,
+        )
+
+
+def main() -> None:
+    """Serve until the parent is gone. Arguments: socket, parent's pid, shared memory, threads."""
+    descriptor, threads = int(sys.argv[3]), int(sys.argv[4])
+
+    def operations(parent: Parent) -> Mapping[str, Operation]:
+        return Engine(parent, memory_descriptor=descriptor, threads=threads).operations()
+
+    serve(sys.argv[1:], operations)
+
+
+if __name__ == "__main__":
+    main()

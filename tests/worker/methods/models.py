@@ -1,0 +1,91 @@
+"""Makers of small random models in shapes that the tiny model has not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from tests.worker.methods.conftest import TINY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+SMALL = {
+    "vocab_size": 2048,
+    "hidden_size": 192,
+    "intermediate_size": 320,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.08,
+}
+
+
+def copy_tokenizer(folder: Path) -> None:
+    """Put the tiny model's tokenizer into `folder`."""
+    for name in TOKENIZER:
+        shutil.copyfile(TINY / name, folder / name)
+
+
+def random_llama(folder: Path, *, shard: str = "5GB", **changes: Any) -> Path:
+    """Save a random bfloat16 Llama of `SMALL` and `changes`, with the tiny tokenizer."""
+    import torch  # noqa: PLC0415 - seconds, and only these tests need it
+    from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415 - as above
+
+    torch.manual_seed(0)
+    config = LlamaConfig(**{**SMALL, "tie_word_embeddings": False, **changes})
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size=shard)
+    copy_tokenizer(folder)
+    return folder
+
+
+def random_mixtral(folder: Path) -> Path:
+    """Save a random Mixtral with four experts of which two are used."""
+    import torch  # noqa: PLC0415 - as above
+    from transformers import MixtralConfig, MixtralForCausalLM  # noqa: PLC0415 - as above
+
+    torch.manual_seed(0)
+    sizes = {**SMALL, "hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4}
+    config = MixtralConfig(**sizes, num_local_experts=4, num_experts_per_tok=2)
+    MixtralForCausalLM(config).to(torch.float16).save_pretrained(folder)
+    copy_tokenizer(folder)
+    return folder
+
+
+def random_gpt2(folder: Path) -> Path:
+    """Save a random GPT-2 whose byte-level BPE nobody has seen before."""
+    import torch  # noqa: PLC0415 - as above
+    from tokenizers import ByteLevelBPETokenizer  # noqa: PLC0415 - as above
+    from transformers import (  # noqa: PLC0415 - as above
+        GPT2Config,
+        GPT2LMHeadModel,
+        PreTrainedTokenizerFast,
+    )
+
+    torch.manual_seed(0)
+    # n_ctx: the converter reads it, and transformers no longer writes it by itself.
+    sizes = {"vocab_size": 400, "n_positions": 64, "n_ctx": 64, "n_embd": 64}
+    config = GPT2Config(**sizes, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer = ByteLevelBPETokenizer()
+    text = (TINY / "tokenizer.json").read_text()[:20000]
+    tokenizer.train_from_iterator([text], vocab_size=400, show_progress=False)
+    tokenizer.save(str(folder / "raw.json"))
+    PreTrainedTokenizerFast(tokenizer_file=str(folder / "raw.json")).save_pretrained(folder)
+    (folder / "raw.json").unlink()
+    return folder
+
+
+def changed_config(source: Path, folder: Path, **changes: Any) -> Path:
+    """Copy a model's folder and change keys of its config.json."""
+    shutil.copytree(source, folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder
