@@ -35,7 +35,7 @@ generate: $(READY) ## write again what is generated from the models: the CRD and
 bench: $(READY) ## measure the figures of docs/benchmarks.md, each against a peer in the same run
 	$(BIN)/python -m tests.bench
 
-train-tiny-model: $(READY) ## train examples/models/tiny-llama again (25 minutes on two cores)
+train-tiny-model: $(READY) ## train examples/models/tiny-llama again (30 minutes on two cores)
 	$(BIN)/python examples/models/train_tiny_llama.py
 
 clean: ## remove what the other targets made in this folder (the cache outside of it stays)

@@ -62,4 +62,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_unconfigure() -> None:
     """Say in the last line which tier did not run, and why."""
     for name, reason in _missing.items():
-        print(f"tier tests/{name} was left out: {reason}", file=sys.stderr)  # noqa: T201
+        print(f"tier tests/{name} was left out: {reason}", file=sys.stderr)

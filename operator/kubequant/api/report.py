@@ -99,6 +99,8 @@ class Generation(Model):
     """Whether the variant's text is empty, loops or is gibberish."""
     degenerate_reason: Sentence = ""
     """What is wrong with the text."""
+    original_degenerate: StrictBool = False
+    """Whether the original's text is degenerate too, which is not the quantization's fault."""
 
 
 class PublishedFile(Model):

@@ -57,11 +57,9 @@ def _table(report: RunReport) -> Table:
 
 
 def _row(variant: VariantReport) -> tuple[str, ...]:
-    marks = "" if variant.gates_passed is not False else " (gate failed)"
-    if any(generation.degenerate for generation in variant.generations):
-        marks += " (degenerate text)"
+    mark = "" if variant.gates_passed is not False else " (gate failed)"
     return (
-        f"{variant.name}{marks}",
+        f"{variant.name}{mark}",
         _mib(variant.size_bytes),
         _with(_cut(variant.size_reduction_percent, 1), " %"),
         _cut(variant.perplexity),
@@ -80,7 +78,9 @@ def _cut(decimal: str | None, places: int = 2) -> str:
 
 
 def _signed(decimal: str) -> str:
-    return f"+{decimal}" if decimal and not decimal.startswith("-") else decimal
+    if not decimal or float(decimal) == 0:
+        return decimal.removeprefix("-")
+    return decimal if decimal.startswith("-") else f"+{decimal}"
 
 
 def _with(text: str, unit: str) -> str:

@@ -1,0 +1,92 @@
+"""What is refused before any gigabyte moves: what this worker cannot do, and what will not fit.
+
+Reads the limits of the machine or container; fetches nothing. The store's own probe is in `stores`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from kubequant.api.contract import FailureReason
+from kubequant.api.evaluation import MEASURED_BY, Measurement, OnGateFailure
+from kubequant.api.spec import Device, Method
+from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
+from kubequant_worker.methods.memory import available_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kubequant.api.spec import QuantizationJobSpec
+    from kubequant_worker.methods import Needs
+
+
+def refuse_what_is_missing(spec: QuantizationJobSpec) -> list[str]:
+    """Return warnings for what is left out, and refuse what would be asked in vain.
+
+    Raises:
+        BadRequestError: The spec asks for something that this version does not do.
+    """
+    if spec.method is Method.GGUF and spec.effective_device() is Device.GPU:
+        raise BadRequestError(
+            "spec.device: GPU is not used by method GGUF, whose image holds llama.cpp for CPUs; "
+            "remove spec.device",
+            reason=FailureReason.DEVICE_NOT_FOUND,
+        )
+    if spec.on_gate_failure is OnGateFailure.ESCALATE:
+        raise BadRequestError(
+            "spec.onGateFailure: Escalate is not in this version; write Fail or Publish"
+        )
+    if spec.evaluation.benchmarks:
+        raise BadRequestError(
+            "spec.evaluation.benchmarks: this version measures no benchmarks; remove them"
+        )
+    for index, gate in enumerate(spec.gates):
+        if MEASURED_BY.get(gate.metric) is Measurement.PERFORMANCE:
+            raise BadRequestError(
+                f"spec.gates[{index}].metric: {gate.metric.value} is not measured by this version; "
+                "use a metric of size or quality"
+            )
+    if Measurement.PERFORMANCE in spec.evaluation.skip:
+        return []
+    return ["Speed and memory were not measured: this version does not yet."]
+
+
+def check_room(needs: Needs, scratch: Path) -> list[str]:
+    """Return warnings where it will be tight, and refuse what cannot fit.
+
+    Raises:
+        BadRequestError: `scratch` is too small (DiskFull).
+        MemoryExhaustedError: There is less memory than the run needs.
+    """
+    free_bytes = shutil.disk_usage(scratch).free
+    if needs.scratch_bytes > free_bytes:
+        raise BadRequestError(
+            f"The run needs {size(needs.scratch_bytes)} of working space, and {scratch} has "
+            f"{size(free_bytes)} free",
+            reason=FailureReason.DISK_FULL,
+            advice="Set spec.pod.scratch.size (in a cluster) or --work-dir (here) to a larger one.",
+        )
+    limit_bytes = available_bytes()
+    if needs.memory_bytes > limit_bytes:
+        raise MemoryExhaustedError(
+            f"The run needs at least {size(needs.memory_bytes)} of memory and may use "
+            f"{size(limit_bytes)}",
+            advice="Set spec.pod.resources.limits.memory to more, or take a smaller model.",
+        )
+    if needs.comfortable_memory_bytes > limit_bytes:
+        tight = (
+            f"With {size(limit_bytes)} of memory the weights are read from disk again and again; "
+            f"{size(needs.comfortable_memory_bytes)} would make the run faster."
+        )
+        return [tight]
+    return []
+
+
+def size(amount: float) -> str:
+    """Return a number of bytes as a person reads it, in powers of 1024."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if amount < 1024:  # noqa: PLR2004 -- the step between the units
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"

@@ -1,0 +1,358 @@
+"""What a run has found out so far, and the RunReport made of it at any moment.
+
+A run that fails half-way still reports what it had measured. Nothing is computed here but shares
+of what stands in the record.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import platform
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubequant import __version__
+from kubequant.api.base import LOCAL
+from kubequant.api.contract import (
+    DatasetReport,
+    DivergenceDetail,
+    Environment,
+    ExitCode,
+    Failure,
+    FailureReason,
+    GateResult,
+    Generation,
+    Library,
+    OriginalReport,
+    Outcome,
+    PerplexityDetail,
+    PublishedFile,
+    Resolved,
+    RunReport,
+    RunRequest,
+    SourceReport,
+    StageTiming,
+    Usage,
+    VariantReport,
+    settings_of,
+)
+from kubequant.api.evaluation import Metric
+from kubequant.api.fields import decimal_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kubequant.api.contract import Artifact
+    from kubequant_worker.evaluation.gates import GateResult as GateVerdict
+    from kubequant_worker.evaluation.generations import SideBySide
+    from kubequant_worker.evaluation.perplexity import Comparison, Perplexity
+    from kubequant_worker.manifest import FileDigest
+    from kubequant_worker.methods import ProducedVariant
+    from kubequant_worker.sources import FetchedModel
+
+RETRYABLE = frozenset({ExitCode.BUG, ExitCode.UNAVAILABLE, ExitCode.INTERRUPTED})
+# The libraries whose versions decide what comes out, as far as the image holds them.
+LIBRARIES = (
+    "kubequant",
+    "llama-cpp-python",
+    "numpy",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+    "boto3",
+)
+
+
+def now() -> dt.datetime:
+    """Return the moment, in UTC and whole seconds, as Kubernetes writes times."""
+    return dt.datetime.now(tz=dt.UTC).replace(microsecond=0)
+
+
+@dataclass(slots=True)
+class MeasuredVariant:
+    """One variant and what is known of it so far."""
+
+    produced: ProducedVariant
+    notes: list[str] = field(default_factory=list)
+    comparison: Comparison | None = None
+    generations: tuple[SideBySide, ...] = ()
+    gates: tuple[GateResult, ...] = ()
+    usage: Usage | None = None
+
+
+@dataclass(slots=True)
+class Record:
+    """Everything that a run has found out so far."""
+
+    request: RunRequest
+    started_at: dt.datetime = field(default_factory=now)
+    stages: list[StageTiming] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    engine: str = ""
+    revision: str = ""
+    architecture: str = ""
+    threads: int = 0
+    source: FetchedModel | None = None
+    datasets: list[DatasetReport] = field(default_factory=list)
+    runtime: str = ""
+    original_perplexity: Perplexity | None = None
+    context_length: int = 0
+    variants: list[MeasuredVariant] = field(default_factory=list)
+    files: tuple[FileDigest, ...] = ()
+
+    def report(
+        self,
+        *,
+        outcome: Outcome,
+        exit_code: ExitCode,
+        failure: Failure | None = None,
+        artifact: Artifact | None = None,
+    ) -> RunReport:
+        """Return the report of a run that ends now."""
+        spec = self.request.spec
+        content = {
+            "digest": self.request.digest,
+            "namespace": self.request.namespace,
+            "name": self.request.name,
+            "outcome": outcome,
+            "exit_code": exit_code,
+            "failure": failure,
+            "resolved": Resolved(
+                method=spec.method,
+                engine=self.engine,
+                image=self.request.image,
+                device=spec.effective_device(),
+                model_revision=self.revision,
+                reason=self.request.reason,
+            ),
+            "original": self._original(),
+            "variants": tuple(self._variant(variant, artifact) for variant in self.variants),
+            "gates": tuple(gate for variant in self.variants for gate in variant.gates),
+            "artifact": artifact,
+            "usage": next((v.usage for v in self.variants if v.usage), None),
+            "recommendations": self._recommendations(),
+            "warnings": tuple(self.warnings),
+            "source": self._source(),
+            "datasets": tuple(self.datasets),
+            "settings": settings_of(spec),
+            "files": published_files(self.files),
+            "stages": tuple(self.stages),
+            "environment": environment(self.request.image, self.threads),
+            "started_at": self.started_at,
+            "finished_at": now(),
+        }
+        # Who wrote the request knew where it runs, so addresses on this machine are permitted.
+        return RunReport.model_validate(content, context=LOCAL)
+
+    def numbers(self, variant: MeasuredVariant) -> dict[Metric, float | int]:
+        """Return what was measured of a variant, by the metrics that gates name."""
+        size_bytes = variant.produced.size_bytes
+        numbers: dict[Metric, float | int] = {Metric.SIZE_BYTES: size_bytes}
+        if self.source is not None and self.source.size_bytes:
+            share = 1 - size_bytes / self.source.size_bytes
+            numbers[Metric.SIZE_REDUCTION_PERCENT] = 100 * share
+        compared = variant.comparison
+        if compared is not None:
+            numbers |= {
+                Metric.PERPLEXITY: compared.perplexity.value,
+                Metric.PERPLEXITY_INCREASE_PERCENT: compared.perplexity_increase_percent,
+                Metric.MEAN_KL_DIVERGENCE: compared.mean_kl_divergence,
+                Metric.TOP_TOKEN_AGREEMENT_PERCENT: compared.top_token_agreement_percent,
+            }
+        return numbers
+
+    def note_gates(self, results: Iterable[GateVerdict]) -> None:
+        """Keep each gate's result with its variant."""
+        by_name = {variant.produced.name: variant for variant in self.variants}
+        for result in results:
+            gate, variant = self.request.spec.gates[result.index], by_name[result.variant]
+            variant.gates += (
+                GateResult(
+                    variant=result.variant,
+                    metric=gate.metric.value,
+                    value=decimal_text(self.numbers(variant).get(gate.metric), 6),
+                    max=gate.max,
+                    min=gate.min,
+                    passed=result.passed,
+                ),
+            )
+
+    def note_generations(self, variant: MeasuredVariant, texts: tuple[SideBySide, ...]) -> None:
+        """Keep a variant's texts, and warn of those that only the quantization broke."""
+        variant.generations = texts
+        broken = [t.degenerate for t in texts if t.degenerate and not t.original_degenerate]
+        if broken:
+            kinds = ", ".join(sorted({kind.value.lower() for kind in broken}))
+            self.warnings.append(
+                f"{variant.produced.name}: of {len(texts)} generated texts {len(broken)} "
+                f"{'is' if len(broken) == 1 else 'are'} degenerate ({kinds}) where the original's "
+                "is not; look at them in report.json."
+            )
+
+    def _original(self) -> OriginalReport | None:
+        if self.source is None:
+            return None
+        measured = self.original_perplexity
+        return OriginalReport(
+            size_bytes=self.source.size_bytes,
+            perplexity=decimal_text(measured.value) if measured else None,
+            runtime=self.runtime,
+            perplexity_detail=self._perplexity(measured),
+        )
+
+    def _perplexity(self, measured: Perplexity | None) -> PerplexityDetail | None:
+        if measured is None:
+            return None
+        return PerplexityDetail(
+            standard_error=decimal_text(measured.standard_error),
+            tokens=measured.tokens,
+            windows=len(measured.window_tokens),
+            context_length=self.context_length,
+            mean_log_likelihood=decimal_text(-measured.mean_loss, 6),
+        )
+
+    def _variant(self, variant: MeasuredVariant, artifact: Artifact | None) -> VariantReport:
+        produced, comparison = variant.produced, variant.comparison
+        names = {path.as_posix() for path in produced.files}
+        files = [file for file in self.files if file.path in names]
+        single = files[0] if len(files) == 1 else None
+        folder = artifact.uri if artifact else ""
+        return VariantReport(
+            name=produced.name,
+            uri=f"{folder}{single.path if single else ''}" if folder else "",
+            sha256=single.sha256 if single else None,
+            size_bytes=produced.size_bytes,
+            size_reduction_percent=decimal_text(
+                self.numbers(variant).get(Metric.SIZE_REDUCTION_PERCENT), 2
+            ),
+            perplexity=decimal_text(comparison.perplexity.value) if comparison else None,
+            perplexity_increase_percent=_text(comparison, "perplexity_increase_percent", 3),
+            perplexity_increase_standard_error=_text(
+                comparison, "perplexity_increase_standard_error", 3
+            ),
+            mean_kl_divergence=_text(comparison, "mean_kl_divergence", 6),
+            top_token_agreement_percent=_text(comparison, "top_token_agreement_percent", 2),
+            gates_passed=all(gate.passed for gate in variant.gates) if variant.gates else None,
+            perplexity_detail=self._perplexity(comparison.perplexity if comparison else None),
+            divergence_detail=None
+            if comparison is None
+            else DivergenceDetail(
+                tokens=comparison.compared_tokens,
+                standard_error=decimal_text(comparison.kl_standard_error, 6),
+            ),
+            generations=tuple(_generation(one) for one in variant.generations),
+            files=published_files(files),
+            notes=(*produced.notes, *variant.notes),
+        )
+
+    def _source(self) -> SourceReport | None:
+        if self.source is None:
+            return None
+        return SourceReport(
+            uri=self.source.uri,
+            revision=self.source.revision or "",
+            architecture=self.architecture,
+            files=published_files(self.source.files),
+        )
+
+    def _recommendations(self) -> tuple[str, ...]:
+        roles = [dataset.role for dataset in self.datasets if dataset.bundled]
+        if not roles:
+            return ()
+        fields = " and ".join(
+            "spec.calibration.dataset"
+            if role == "calibration"
+            else "spec.evaluation.perplexity.dataset"
+            for role in roles
+        )
+        return (
+            (
+                f"The text that comes with kubequant was used; text of your own domain in {fields} "
+                "says more about your use."
+            ),
+        )
+
+
+def _text(comparison: Comparison | None, name: str, places: int) -> str | None:
+    return decimal_text(getattr(comparison, name), places) if comparison else None
+
+
+def _generation(one: SideBySide) -> Generation:
+    return Generation(
+        prompt=one.prompt,
+        original=one.original,
+        quantized=one.quantized,
+        first_difference=one.first_difference,
+        degenerate=one.degenerate is not None,
+        degenerate_reason=str(one.degenerate or ""),
+        original_degenerate=one.original_degenerate is not None,
+    )
+
+
+def published_files(files: Iterable[FileDigest]) -> tuple[PublishedFile, ...]:
+    """Return digests as the report writes them."""
+    return tuple(
+        PublishedFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
+        for file in files
+    )
+
+
+def environment(image: str, threads: int) -> Environment:
+    """Return where this run takes place."""
+    return Environment(
+        image=image,
+        platform=platform.platform(),
+        cpu=_cpu_name(),
+        threads=threads,
+        versions=(Library(name="python", version=platform.python_version()), *_versions()),
+    )
+
+
+def _versions() -> Iterable[Library]:
+    for name in LIBRARIES:
+        try:
+            yield Library(name=name, version=metadata.version(name))
+        except metadata.PackageNotFoundError:
+            if name == "kubequant":
+                yield Library(name=name, version=__version__)
+
+
+def _cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def failure_of(
+    exit_code: ExitCode, reason: FailureReason, message: str, advice: str = ""
+) -> Failure:
+    """Return why a run failed, cut to what a report holds."""
+    return Failure(
+        reason=reason,
+        message=message[:1024],
+        exit_code=int(exit_code),
+        retryable=exit_code in RETRYABLE,
+        advice=advice[:1024],
+    )
+
+
+def failed_report(
+    request: RunRequest,
+    exit_code: ExitCode,
+    reason: FailureReason,
+    message: str,
+    advice: str = "",
+) -> RunReport:
+    """Return the report of a run that could not write its own."""
+    return Record(request).report(
+        outcome=Outcome.FAILED,
+        exit_code=exit_code,
+        failure=failure_of(exit_code, reason, message, advice),
+    )

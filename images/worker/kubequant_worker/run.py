@@ -1,0 +1,372 @@
+"""One run: the stages in their order. What each stage does lives in its own module.
+
+Nothing here knows signals, exit codes or how progress is shown; that is `__main__`'s and `child`'s.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kubequant.api.contract import (
+    Artifact,
+    ExitCode,
+    Failure,
+    Outcome,
+    RunReport,
+    Stage,
+    StageTiming,
+)
+from kubequant.api.evaluation import Measurement, OnGateFailure
+from kubequant.api.fields import decimal_text
+from kubequant.api.problems import parse_json
+from kubequant_worker.card import model_card
+from kubequant_worker.datasets import Role
+from kubequant_worker.errors import GateFailedError
+from kubequant_worker.evaluation.gates import gate_results
+from kubequant_worker.evaluation.generations import DEFAULT_PROMPTS, side_by_side
+from kubequant_worker.evaluation.meter import Portion
+from kubequant_worker.evaluation.perplexity import measure_original, measure_variant, windows
+from kubequant_worker.manifest import Manifest
+from kubequant_worker.methods import Workspace, quantizer
+from kubequant_worker.methods.cpu import thread_count
+from kubequant_worker.methods.gguf_convert import architecture
+from kubequant_worker.preflight import check_room, refuse_what_is_missing
+from kubequant_worker.provenance import statement
+from kubequant_worker.record import MeasuredVariant, Record, now
+from kubequant_worker.sources import fetch_model, inspect_model
+from kubequant_worker.stores import AlreadyPublishedError, Place, open_store
+from kubequant_worker.texts import Texts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kubequant.api.contract import RunRequest
+    from kubequant_worker.evaluation.perplexity import Original, Windows
+    from kubequant_worker.evaluation.runtime import Generation, Runtime
+    from kubequant_worker.layout import Layout
+    from kubequant_worker.methods import Quantizer
+    from kubequant_worker.progress import Progress, StageProgress
+    from kubequant_worker.stores import Publication, Published, Store
+
+
+class UploadedBytes:
+    """Counts what has reached the store, before and while the Publishing stage shows it."""
+
+    def __init__(self) -> None:
+        """Start at nothing."""
+        self._lock = threading.Lock()
+        self._bytes = 0
+        self._progress: StageProgress | None = None
+
+    def count(self, amount: int) -> None:
+        """Count `amount` more bytes; called from the uploading threads."""
+        with self._lock:
+            self._bytes += amount
+            progress = self._progress
+        if progress is not None:
+            progress.advance(amount, "uploading")
+
+    @contextmanager
+    def shown_in(self, progress: StageProgress, total: int) -> Iterator[None]:
+        """Let `progress` show what was uploaded before and in the block, of `total` bytes."""
+        with self._lock:
+            self._progress = progress
+            done = self._bytes
+        progress.set_total(total)
+        progress.advance(done)
+        yield
+        with self._lock:
+            self._progress = None
+
+
+class Run:
+    """One run from Preflight to Reporting. `record` holds what is known at any moment."""
+
+    def __init__(self, request: RunRequest, layout: Layout, progress: Progress) -> None:
+        """Prepare to run `request`; touches nothing yet."""
+        self.record = Record(request)
+        self._request = request
+        self._spec = request.spec
+        self._layout = layout
+        self._progress = progress
+        self._artifact = layout.scratch / "artifact"
+        self._uploaded = UploadedBytes()
+        self._context_length = 0
+
+    def execute(self) -> RunReport:
+        """Run all stages and return the report of a published artifact.
+
+        Raises:
+            WorkerError: The run cannot be finished; `record` has what it found out until then.
+        """
+        output = self._spec.output
+        place = Place(
+            output.uri, output.s3, self._layout.credentials / "output", self._layout.volumes
+        )
+        store = open_store(place, name=self._request.name, digest=self._request.digest)
+        try:
+            with self._stage(Stage.PREFLIGHT) as progress:
+                method = quantizer(self._spec.method)
+                self.record.warnings += refuse_what_is_missing(self._spec)
+                self._preflight(store, method, progress)
+            with store.claim(
+                on_bytes=self._uploaded.count, on_wait=lambda text: progress.advance(0, text)
+            ) as publication:
+                return self._produce(method, publication)
+        except AlreadyPublishedError as found:
+            return self._already_published(store, found)
+        finally:
+            store.close()
+
+    def _preflight(self, store: Store, method: type[Quantizer], progress: StageProgress) -> None:
+        """Refuse what cannot end well, before any gigabyte moves."""
+        progress.set_total(3)
+        progress.advance(1, f"asking {store.uri}")
+        store.require_unpublished()
+        self.record.warnings += store.probe().notes
+        progress.advance(1, f"asking {self._spec.model.uri}")
+        listing = inspect_model(
+            self._spec.model, credentials=self._layout.credentials, volumes=self._layout.volumes
+        )
+        self.record.revision = listing.revision or ""
+        self.record.engine = method.engine()
+        self.record.threads = thread_count()
+        needs = method.needs(self._spec, {file.path: file.size_bytes for file in listing.files})
+        self.record.warnings += check_room(needs, self._layout.scratch)
+        progress.advance(1, "space, memory and credentials are there")
+
+    def _produce(self, method: type[Quantizer], publication: Publication) -> RunReport:
+        """Make, measure and publish the artifact."""
+        shutil.rmtree(self._artifact, ignore_errors=True)
+        workspace = Workspace(
+            spec=self._spec,
+            model=self._layout.scratch / "model",
+            scratch=self._layout.scratch / "method",
+            artifact=self._artifact,
+            name=self._request.name,
+            threads=self.record.threads,
+        )
+        for folder in (workspace.scratch, workspace.artifact):
+            folder.mkdir(parents=True, exist_ok=True)
+        texts = Texts(self._request, self._layout, workspace.model)
+        self._fetch(workspace, method, texts)
+        with method(workspace) as engine:
+            measured, written = self._measure(engine, texts)
+            self._quantize(engine, method, texts)
+            self._verify(engine)
+            self._upload(engine, publication)
+            self._evaluate(engine, measured, written)
+        self._gate()
+        self._publish(publication)
+        return self._finish(publication)
+
+    def _fetch(self, workspace: Workspace, method: type[Quantizer], texts: Texts) -> None:
+        with self._stage(Stage.FETCHING) as progress:
+            self.record.source = fetch_model(
+                self._spec.model,
+                into=workspace.model,
+                credentials=self._layout.credentials,
+                volumes=self._layout.volumes,
+                progress=progress,
+            )
+            self.record.architecture = architecture(workspace.model)
+            if method.calibrates(self._spec):
+                texts.calibration()
+            if self._measures(Measurement.PERPLEXITY):
+                texts.evaluation()
+
+    def _measure(
+        self, engine: Quantizer, texts: Texts
+    ) -> tuple[tuple[Windows, Original] | None, list[Generation]]:
+        """Make the original measurable, check that this lost nothing, and measure it."""
+        with self._stage(Stage.MEASURING, 3) as progress:
+            convert, check, measure = (Portion(progress, 1) for _ in range(3))
+            baseline = engine.baseline(convert)
+            convert.finish()
+            self.record.warnings += engine.check_baseline(check)
+            check.finish()
+            asked = self._spec.evaluation.perplexity.context_length
+            with engine.open_runtime(baseline, asked) as runtime:
+                self.record.runtime = f"{runtime.name}, {baseline.name}"
+                measured = (
+                    self._measure_original(runtime, texts, measure)
+                    if self._measures(Measurement.PERPLEXITY)
+                    else None
+                )
+                written = self._generate(runtime) if self._measures(Measurement.GENERATIONS) else []
+            measure.finish()
+        return measured, written
+
+    def _measure_original(
+        self, runtime: Runtime, texts: Texts, meter: Portion
+    ) -> tuple[Windows, Original]:
+        text = texts.evaluation()
+        asked = self._spec.evaluation.perplexity
+        stream = np.concatenate(
+            [np.empty(0, np.int32), *runtime.tokenize(text.documents, special=text.templated)]
+        )
+        cut = windows(
+            stream,
+            context_length=min(asked.context_length, runtime.context_length),
+            bos_token=runtime.bos_token,
+            max_tokens=asked.max_tokens,
+        )
+        meter.set_total(cut.scored_tokens)
+        original = measure_original(
+            runtime, cut, keep=self._layout.scratch / "logits.f16", meter=meter
+        )
+        self.record.context_length = cut.context_length
+        self.record.original_perplexity = original.perplexity
+        self.record.datasets.append(texts.reported(Role.MEASUREMENT, tokens=cut.scored_tokens))
+        return cut, original
+
+    def _quantize(self, engine: Quantizer, method: type[Quantizer], texts: Texts) -> None:
+        with self._stage(Stage.QUANTIZING) as progress:
+            calibration = texts.calibration() if method.calibrates(self._spec) else None
+            for produced in engine.variants(calibration, progress):
+                measured = MeasuredVariant(produced, usage=engine.usage(produced))
+                self.record.variants.append(measured)
+            if calibration is not None:
+                tokens = engine.calibration_tokens()
+                self.record.datasets.append(texts.reported(Role.CALIBRATION, tokens=tokens))
+
+    def _verify(self, engine: Quantizer) -> None:
+        with self._stage(Stage.VERIFYING, len(self.record.variants)) as progress:
+            for variant in self.record.variants:
+                portion = Portion(progress, 1)
+                variant.notes += engine.verify(variant.produced, portion)
+                portion.finish()
+
+    def _upload(self, engine: Quantizer, publication: Publication) -> None:
+        """Start to upload every file; nothing of it is visible before the manifest is committed."""
+        names = [path for variant in self.record.variants for path in variant.produced.files]
+        for path in (*names, *engine.shared_files()):
+            publication.add(self._artifact / path, path.as_posix())
+
+    def _evaluate(
+        self,
+        engine: Quantizer,
+        measured: tuple[Windows, Original] | None,
+        written: list[Generation],
+    ) -> None:
+        if measured is None and not written:
+            return
+        asked = self._spec.evaluation.perplexity.context_length
+        with self._stage(Stage.EVALUATING, len(self.record.variants)) as progress:
+            for variant in self.record.variants:
+                portion = Portion(progress, 1)
+                with engine.open_runtime(variant.produced, asked) as runtime:
+                    if measured is not None:
+                        cut, original = measured
+                        portion.set_total(cut.scored_tokens)
+                        variant.comparison = measure_variant(runtime, cut, original, meter=portion)
+                    if written:
+                        texts = side_by_side(self._prompts(), written, self._generate(runtime))
+                        self.record.note_generations(variant, texts)
+                portion.finish()
+
+    def _generate(self, runtime: Runtime) -> list[Generation]:
+        return runtime.generate(self._prompts(), self._spec.evaluation.generations.max_new_tokens)
+
+    def _prompts(self) -> tuple[str, ...]:
+        return self._spec.evaluation.generations.prompts or DEFAULT_PROMPTS
+
+    def _gate(self) -> None:
+        """Hold the numbers against the gates.
+
+        Raises:
+            GateFailedError: One does not hold, and nothing is to be published then.
+        """
+        if not self._spec.gates:
+            return
+        with self._stage(Stage.GATING):
+            numbers = {v.produced.name: self.record.numbers(v) for v in self.record.variants}
+            results = gate_results(self._spec.gates, numbers)
+            self.record.note_gates(results)
+            failed = [one.sentence for one in results if not one.passed]
+            if failed and self._spec.on_gate_failure is not OnGateFailure.PUBLISH:
+                raise GateFailedError("; ".join(failed))
+            self.record.warnings += failed
+
+    def _publish(self, publication: Publication) -> None:
+        total = sum(path.stat().st_size for path in self._artifact.rglob("*") if path.is_file())
+        with (
+            self._stage(Stage.PUBLISHING) as progress,
+            self._uploaded.shown_in(progress, total),
+        ):
+            self.record.files = publication.uploaded()
+
+    def _finish(self, publication: Publication) -> RunReport:
+        """Write the documents, publish them, and the manifest last."""
+        artifact = Artifact(uri=publication.uri, report_uri=f"{publication.uri}report.json")
+        with self._stage(Stage.REPORTING):
+            report = self._published_report(artifact)
+            publication.add_bytes(report_json(report), "report.json")
+            publication.add_bytes(model_card(report), "README.md")
+            publication.add_bytes(statement(report), "provenance.json")
+            manifest = Manifest.of(self._request.name, self._request.digest, publication.uploaded())
+            published = publication.commit(manifest.to_bytes())
+        return self._final_report(artifact, published)
+
+    def _final_report(self, artifact: Artifact, published: Published) -> RunReport:
+        if published.strays:
+            self.record.warnings.append(
+                f"Below {published.uri} there is what the manifest does not name: "
+                f"{', '.join(published.strays[:5])}."
+            )
+        return self._published_report(
+            artifact.model_copy(update={"manifest_sha256": published.manifest_sha256})
+        )
+
+    def _published_report(self, artifact: Artifact) -> RunReport:
+        return self.record.report(
+            outcome=Outcome.PUBLISHED, exit_code=ExitCode.PUBLISHED, artifact=artifact
+        )
+
+    def _already_published(self, store: Store, found: AlreadyPublishedError) -> RunReport:
+        """Return the report of the run that published, marked as such."""
+        artifact = Artifact(
+            uri=found.uri,
+            manifest_sha256=found.manifest_sha256,
+            report_uri=f"{found.uri}report.json",
+        )
+        content = store.read("report.json")
+        if content is None:
+            return self.record.report(
+                outcome=Outcome.ALREADY_PUBLISHED, exit_code=ExitCode.PUBLISHED, artifact=artifact
+            )
+        earlier = parse_json(RunReport, content, local=True, tolerant=True)
+        return earlier.model_copy(
+            update={"outcome": Outcome.ALREADY_PUBLISHED, "artifact": artifact}
+        )
+
+    def _measures(self, measurement: Measurement) -> bool:
+        return measurement not in self._spec.evaluation.skip
+
+    @contextmanager
+    def _stage(self, stage: Stage, total: float = 0) -> Iterator[StageProgress]:
+        """Open a stage, and note how long it took."""
+        started_at, started = now(), time.monotonic()
+        try:
+            with self._progress.stage(stage, total) as progress:
+                yield progress
+        finally:
+            seconds = decimal_text(time.monotonic() - started, 3) or "0"
+            timing = StageTiming(stage=stage, started_at=started_at, seconds=seconds)
+            self.record.stages.append(timing)
+
+    def failed(self, code: ExitCode, failure: Failure) -> RunReport:
+        """Return the report of a run that ended here, with everything it had found out."""
+        return self.record.report(outcome=Outcome.FAILED, exit_code=code, failure=failure)
+
+
+def report_json(report: RunReport) -> bytes:
+    """Return a report as it is published: indented JSON, one line at the end."""
+    text = report.model_dump_json(by_alias=True, exclude_none=True, indent=2)
+    return text.encode() + b"\n"

@@ -1,0 +1,79 @@
+"""What is refused before any gigabyte moves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.api.cases import SMALLEST
+
+from kubequant.api.contract import FailureReason
+from kubequant.api.resource import read_manifest
+from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
+from kubequant_worker.methods import Needs
+from kubequant_worker.preflight import check_room, refuse_what_is_missing, size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kubequant.api.spec import QuantizationJobSpec
+
+PETABYTE = 2**50
+
+
+def spec(**fields: Any) -> QuantizationJobSpec:
+    return read_manifest({**SMALLEST, "spec": {**SMALLEST["spec"], **fields}}).spec
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        pytest.param({"device": "GPU"}, "spec.device: GPU", id="a GPU for llama.cpp on CPUs"),
+        pytest.param(
+            {"onGateFailure": "Escalate"}, "spec.onGateFailure: Escalate", id="escalation"
+        ),
+        pytest.param(
+            {"evaluation": {"benchmarks": [{"task": "hellaswag"}]}},
+            "spec.evaluation.benchmarks",
+            id="benchmarks",
+        ),
+        pytest.param(
+            {"gates": [{"metric": "Speedup", "min": "1.5"}]},
+            "spec.gates[0].metric: Speedup",
+            id="a gate on a number that is not measured",
+        ),
+    ],
+)
+def test_what_would_be_asked_in_vain_is_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadRequestError) as refusal:
+        refuse_what_is_missing(spec(method="GGUF", **fields))
+
+    assert refusal.value.message.startswith(said)
+
+
+def test_too_little_disk_is_refused_with_both_numbers_and_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(BadRequestError) as refusal:
+        check_room(Needs(PETABYTE, 0, 0), tmp_path)
+
+    assert refusal.value.reason is FailureReason.DISK_FULL
+    assert "needs 1024.0 TiB of working space" in refusal.value.message
+    assert "--work-dir" in refusal.value.advice
+
+
+def test_too_little_memory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MemoryExhaustedError, match=r"needs at least 1024\.0 TiB"):
+        check_room(Needs(0, PETABYTE, PETABYTE), tmp_path)
+
+
+def test_memory_that_only_just_does_is_a_warning(tmp_path: Path) -> None:
+    (warning,) = check_room(Needs(0, 0, PETABYTE), tmp_path)
+
+    assert "read from disk again and again" in warning
+    assert check_room(Needs(0, 0, 0), tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("amount", "said"), [(999, "999 bytes"), (2048, "2.0 KiB"), (5 * 2**30, "5.0 GiB")]
+)
+def test_bytes_are_said_as_people_do(amount: int, said: str) -> None:
+    assert size(amount) == said
