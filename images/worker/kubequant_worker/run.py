@@ -155,8 +155,8 @@ class Run:
         for folder in (workspace.scratch, workspace.artifact):
             folder.mkdir(parents=True, exist_ok=True)
         texts = Texts(self._request, self._layout, workspace.model)
-        self._fetch(workspace, method, texts)
         with method(workspace) as engine:
+            self._fetch(workspace, method, texts)
             measured, written = self._measure(engine, texts)
             self._quantize(engine, method, texts)
             self._verify(engine)

@@ -160,7 +160,7 @@ class Quantizer(Protocol):
         """End what was started; a second call does nothing."""
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Return itself; may start what takes long to start. The model need not be there yet."""
 
     def __exit__(
         self,

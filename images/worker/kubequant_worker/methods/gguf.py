@@ -64,6 +64,7 @@ class GGUFQuantizer:
         self._work = workspace
         self._parameters = workspace.spec.gguf or GGUFParameters()
         self._engine = LlamaEngine(workspace.threads)
+        self._converter: Converter | None = None
         self._baseline: Baseline | None = None
         self._reference_ids: list[int] | None = None
         self._warnings: list[str] = []
@@ -101,13 +102,12 @@ class GGUFQuantizer:
         kind = architecture(self._work.model)
         require_tokenizer(self._work.model)
         target = self._work.scratch / "baseline.gguf"
-        trusted = self._work.spec.model.trust_remote_code
 
         def count(written: int, total: int) -> None:
             meter.set_total(total)
             meter.advance(written, f"converting {kind}")
 
-        with Converter(threads=self._work.threads, trust_remote_code=trusted) as converter:
+        with self._started_converter() as converter:
             converter.convert(self._work.model, target, name=self._work.name, on_bytes=count)
             header = read_header(target)
             self._compute_reference(converter, header)
@@ -116,6 +116,12 @@ class GGUFQuantizer:
         notes = (f"converted as {name.value}: {type_counts(header.tensors)}",)
         self._baseline = Baseline(name.value, target, header.weight_bytes, notes)
         return self._baseline
+
+    def _started_converter(self) -> Converter:
+        if self._converter is None:
+            trusted = self._work.spec.model.trust_remote_code
+            self._converter = Converter(threads=self._work.threads, trust_remote_code=trusted)
+        return self._converter
 
     def _compute_reference(self, converter: Converter, header: GGUFHeader) -> None:
         """Have transformers' logits computed for `check_baseline`, or note why they cannot be."""
@@ -327,11 +333,14 @@ class GGUFQuantizer:
         return Usage(runtime="llama.cpp", command=f"llama-server -m {produced.files[0].name}")
 
     def close(self) -> None:
-        """End the engine's child; a second call does nothing."""
+        """End the children; a second call does nothing."""
+        if self._converter is not None:
+            self._converter.close()
         self._engine.close()
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Return itself; the converter's imports take seconds, so they begin while others fetch."""
+        self._started_converter()
         return self
 
     def __exit__(

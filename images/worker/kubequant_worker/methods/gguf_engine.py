@@ -20,6 +20,12 @@ import numpy as np
 
 from kubequant_worker.methods.child import Parent, serve
 from kubequant_worker.methods.gguf_imatrix import Collector, column_weights, write_matrix
+from kubequant_worker.methods.gguf_lanes import (
+    MOST_LANES,
+    SLOTS_PER_LANE,
+    Lanes,
+    lane_count,
+)
 from kubequant_worker.methods.gguf_llama import LoadedModel, Log, batch_tokens
 from kubequant_worker.methods.gguf_quantize import quantize
 
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
     from kubequant_worker.evaluation.runtime import Generation, TokenArray
     from kubequant_worker.methods.child import Operation
 
-SLOTS = 2
+SLOTS = MOST_LANES * SLOTS_PER_LANE
 
 
 class Engine:
@@ -70,7 +76,7 @@ class Engine:
             "context_length": model.context_length,
             "bos_token": model.bos_token,
             "chat_template": model.chat_template,
-            "slot_rows": rows,
+            "slots": (SLOTS, rows, model.vocabulary_size),
         }
 
     def close(self) -> None:
@@ -107,6 +113,13 @@ class Engine:
         slots = np.ndarray(
             (SLOTS, rows_per_slot, model.vocabulary_size), np.float32, memoryview(shared)
         )
+        lanes = lane_count(model, windows)
+        if lanes > 1:
+            longest = max(len(window) for window in windows)
+            with Lanes(model, lanes, longest) as side_by_side:
+                used = slots[: SLOTS_PER_LANE * lanes]
+                side_by_side.score(windows, used, self._parent.event, self._parent.receive)
+            return
         waiting = 0
         for number, (spans, rows) in enumerate(model.decode_windows(windows)):
             if waiting == SLOTS:

@@ -70,7 +70,7 @@ def _pointer(array: npt.NDArray[Any], to: Any) -> Any:
 
 
 @dataclass(slots=True)
-class _Piece:
+class Piece:
     """Consecutive tokens of one window in one batch."""
 
     window: int
@@ -79,10 +79,11 @@ class _Piece:
     sequence: int
 
 
-class _Batch:
+class Batch:
     """A `llama_batch` whose arrays are ours, so that numpy fills them."""
 
     def __init__(self, size: int) -> None:
+        """Have room for `size` tokens."""
         self.size = size
         self.token = np.zeros(size, np.int32)
         self.position = np.zeros(size, np.int32)
@@ -97,7 +98,7 @@ class _Batch:
         self.raw.n_seq_id = _pointer(self._count, ctypes.c_int32)
         self.raw.seq_id = _pointer(self._pointers, ctypes.POINTER(ctypes.c_int32))
 
-    def fill(self, pieces: Sequence[_Piece], *, wanted: bool = True) -> int:
+    def fill(self, pieces: Sequence[Piece], *, wanted: bool = True) -> int:
         """Hold `pieces`, with logits wanted for all their tokens or none.
 
         And return how many those are.
@@ -115,7 +116,7 @@ class _Batch:
         return at
 
 
-class _Context:
+class Context:
     """A llama.cpp context; a context manager that frees it."""
 
     def __init__(
@@ -125,8 +126,10 @@ class _Context:
         length: int,
         sequences: int,
         batch: int,
+        threads: int = 0,
         eval_callback: Any = None,
     ) -> None:
+        """Hold `sequences` of up to `length` tokens; compute with `threads` (0: the model's)."""
         parameters = lib.llama_context_default_params()
         # Each sequence's part is padded to 256 by the library, so the whole must be a multiple for
         # each.
@@ -134,7 +137,7 @@ class _Context:
         parameters.n_batch = parameters.n_ubatch = batch
         parameters.n_seq_max = sequences
         parameters.n_outputs_max = parameters.n_outputs_max_per_seq = 0  # as many as the batch
-        parameters.n_threads = parameters.n_threads_batch = model.threads
+        parameters.n_threads = parameters.n_threads_batch = threads or model.threads
         parameters.no_perf = True
         if eval_callback is not None:
             parameters.cb_eval = eval_callback
@@ -147,9 +150,11 @@ class _Context:
         self.memory = lib.llama_get_memory(self.raw)
 
     def __enter__(self) -> Self:
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Free the context."""
         lib.llama_free(self.raw)
 
     def clear(self) -> None:
@@ -157,7 +162,7 @@ class _Context:
         if self.memory:
             lib.llama_memory_clear(self.memory, False)  # noqa: FBT003 - positional in the binding
 
-    def decode(self, batch: _Batch) -> None:
+    def decode(self, batch: Batch) -> None:
         """Compute `batch`."""
         code = lib.llama_decode(self.raw, batch.raw)
         if code != 0:
@@ -247,8 +252,8 @@ class LoadedModel:
         longest = max(len(window) for window in windows)
         size = batch_tokens(self.vocabulary_size)
         sequences = max(1, min(_MOST_SEQUENCES, size // longest, len(windows)))
-        batch = _Batch(size)
-        with _Context(
+        batch = Batch(size)
+        with Context(
             self, length=longest, sequences=sequences, batch=size, eval_callback=eval_callback
         ) as context:
             for start in range(0, len(windows), sequences):
@@ -267,8 +272,8 @@ class LoadedModel:
         size = batch_tokens(self.vocabulary_size)
         done: list[list[int]] = [[] for _ in prompts]
         stopped = [False] * len(prompts)
-        batch = _Batch(max(size, len(prompts)))
-        with _Context(
+        batch = Batch(max(size, len(prompts)))
+        with Context(
             self, length=longest + most, sequences=len(prompts), batch=batch.size
         ) as context:
             following = [
@@ -310,20 +315,20 @@ class LoadedModel:
         return tokens
 
     def _read_prompt(
-        self, context: _Context, batch: _Batch, tokens: TokenArray, sequence: int
+        self, context: Context, batch: Batch, tokens: TokenArray, sequence: int
     ) -> int:
         """Compute a prompt and return the token that follows it."""
         for first in range(0, len(tokens), batch.size):
-            piece = _Piece(0, first, tokens[first : first + batch.size], sequence)
+            piece = Piece(0, first, tokens[first : first + batch.size], sequence)
             count = batch.fill([piece], wanted=False)
             batch.wanted[count - 1] = 1
             context.decode(batch)
         return self._top_tokens(context.logits(1))[0]
 
     @staticmethod
-    def _next_piece(start: TokenArray, done: Sequence[int], sequence: int) -> _Piece:
+    def _next_piece(start: TokenArray, done: Sequence[int], sequence: int) -> Piece:
         position = len(start) + len(done) - 1
-        return _Piece(0, position, np.array(done[-1:], np.int32), sequence)
+        return Piece(0, position, np.array(done[-1:], np.int32), sequence)
 
     @staticmethod
     def _top_tokens(rows: FloatRows) -> list[int]:
@@ -335,14 +340,14 @@ class LoadedModel:
         return [int(token) for token in rows.argmax(axis=1)]
 
 
-def _pieces(group: Sequence[TokenArray], start: int, size: int) -> Iterator[list[_Piece]]:
+def _pieces(group: Sequence[TokenArray], start: int, size: int) -> Iterator[list[Piece]]:
     """Cut a group of windows into batches.
 
     All of a short group at once, a long window piece by piece.
     """
     if len(group) > 1:
-        yield [_Piece(start + one, 0, tokens, one) for one, tokens in enumerate(group)]
+        yield [Piece(start + one, 0, tokens, one) for one, tokens in enumerate(group)]
         return
     tokens = group[0]
     for first in range(0, len(tokens), size):
-        yield [_Piece(start, first, tokens[first : first + size], 0)]
+        yield [Piece(start, first, tokens[first : first + size], 0)]

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _MODULE = "kubequant_worker.methods.gguf_engine"
-_SLOTS = 2
 
 
 def engine_name() -> str:
@@ -96,7 +95,7 @@ class LlamaRuntime:
         self._context_length = min(context_length, trained) if context_length else trained
         self._bos_token = cast("int | None", facts["bos_token"])
         self._chat_template = cast("str | None", facts["chat_template"])
-        self._slot_rows = int(facts["slot_rows"])
+        self._slot_shape = tuple(int(part) for part in facts["slots"])
         self._memory = engine.shared_memory()
         self._open = True
 
@@ -148,8 +147,7 @@ class LlamaRuntime:
 
     def logits(self, windows: Sequence[TokenArray]) -> Iterator[LogitRows]:
         """Yield the logits of every token of every window; see `Runtime.logits`."""
-        shape = (_SLOTS, self._slot_rows, self._vocabulary_size)
-        slots = np.ndarray(shape, np.float32, memoryview(self._memory))
+        slots = np.ndarray(self._slot_shape, np.float32, memoryview(self._memory))
         child = self._engine.child
         finished = False
         try:
