@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp
@@ -62,7 +63,7 @@ def test_the_published_files_load_in_llama_cpp_and_write_text(
 ) -> None:
     _, artifact, _ = published
     for path in sorted(artifact.glob("tiny-*.gguf")):
-        with llama_cpp.Llama(model_path=str(path), n_ctx=64, verbose=False) as model:
+        with closing(llama_cpp.Llama(model_path=str(path), n_ctx=64, verbose=False)) as model:
             text = model("import os\n", max_tokens=8, temperature=0)["choices"][0]["text"]
         assert text.strip()
 
