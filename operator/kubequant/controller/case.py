@@ -1,0 +1,174 @@
+"""One resource in one pass: what every policy looks at, and what each of them answers.
+
+A policy is a pure function from a `Case` to an `Answer`, or None where it has nothing to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kubequant.api.auto import Resolution, resolve
+from kubequant.api.digest import run_digest
+from kubequant.api.status import Resolved, Run
+from kubequant.controller import history, names, permissions
+from kubequant.controller.catalog import entry_for
+from kubequant.controller.manifest import LARGEST_REQUEST_BYTES, Order
+from kubequant.controller.plan import Action, DeleteJob, PostEvent
+from kubequant.controller.reasons import Reason, Refusal
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from kubequant.api.spec import QuantizationJobSpec
+    from kubequant.api.status import QuantizationJobStatus
+    from kubequant.controller.conditions import Verdict
+    from kubequant.controller.observe import JobView, Observed, PodView, Resource
+    from kubequant.controller.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one policy says: the verdict, what the status then holds, and what is to be done."""
+
+    verdict: Verdict
+    status: QuantizationJobStatus
+    """Without conditions, phase and observedGeneration, which `decide` writes."""
+    actions: tuple[Action, ...] = ()
+    events: tuple[PostEvent, ...] = ()
+    """Beside the one that every change of the verdict posts."""
+    look_again: tuple[datetime, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A resource whose spec can be read, with all that is known about its run."""
+
+    resource: Resource
+    spec: QuantizationJobSpec
+    observed: Observed
+    now: datetime
+    settings: Settings
+    digest: str
+    resolution: Resolution
+    status: QuantizationJobStatus
+    """What the status says of this very run; empty but for history where the run is new."""
+    starts_anew: bool
+    """Whether the run failed before and its spec was changed since: it is tried again."""
+
+    @classmethod
+    def of(
+        cls,
+        resource: Resource,
+        spec: QuantizationJobSpec,
+        observed: Observed,
+        *,
+        now: datetime,
+        settings: Settings,
+    ) -> Case:
+        """Return the case; `spec` is the resource's."""
+        digest = run_digest(spec)
+        so_far = history.of_this_run(resource, observed, digest, now)
+        return cls(
+            resource=resource,
+            spec=spec,
+            observed=observed,
+            now=now,
+            settings=settings,
+            digest=digest,
+            resolution=resolve(spec),
+            status=so_far.status,
+            starts_anew=so_far.starts_anew,
+        )
+
+    @property
+    def job_name(self) -> str:
+        """The name of the run's Job."""
+        return names.job_name(self.resource.name, self.digest)
+
+    @property
+    def job(self) -> JobView | None:
+        """The run's Job, where there is one and it is the resource's own."""
+        return self.observed.job(self.job_name)
+
+    @property
+    def other_jobs(self) -> tuple[JobView, ...]:
+        """The resource's Jobs of other runs."""
+        return tuple(job for job in self.observed.jobs if job.name != self.job_name and job.digest)
+
+    @property
+    def pods(self) -> tuple[PodView, ...]:
+        """The pods of the run's Job, the oldest first."""
+        return self.observed.pods_of(self.job) if self.job else ()
+
+    @property
+    def latest(self) -> PodView | None:
+        """The youngest pod of the run's Job."""
+        return self.pods[-1] if self.pods else None
+
+    def order(self, *, memory_raised: bool = False) -> Order | Refusal:
+        """Return what is to be run, or why it is not."""
+        refused = permissions.refusal(self.spec, self.settings)
+        if refused is not None:
+            return refused
+        entry = entry_for(self.resolution.spec)
+        if isinstance(entry, Refusal):
+            return entry
+        order = Order(
+            resource=self.resource,
+            digest=self.digest,
+            spec=self.resolution.spec,
+            reason=self.resolution.reason,
+            image=self.settings.images[entry.image],
+            memory_raised=memory_raised,
+        )
+        size = len(order.request.model_dump_json(by_alias=True, exclude_none=True).encode())
+        if size > LARGEST_REQUEST_BYTES:
+            return Refusal(
+                Reason.INVALID_SPEC,
+                f"spec: as JSON it has {size} bytes, and a worker can be told at most "
+                f"{LARGEST_REQUEST_BYTES}",
+                "Shorten spec.evaluation.generations.prompts.",
+            )
+        return order
+
+    def resolved(self, image: str = "") -> Resolved:
+        """Return what the spec left open, as far as it is known before a worker reports."""
+        entry = entry_for(self.resolution.spec)
+        return Resolved(
+            method=self.resolution.spec.method,
+            engine="" if isinstance(entry, Refusal) else entry.engine,
+            image=image,
+            device=self.resolution.spec.effective_device(),
+            reason=self.resolution.reason,
+        )
+
+    def run(self) -> Run:
+        """Return the run with its latest pod; each pod that is new to the status is an attempt."""
+        before = self.status.run or Run(digest=self.digest, job_name=self.job_name)
+        latest = self.latest
+        if latest is None:
+            return before
+        started = before.attempts + (1 if latest.name != before.pod_name else 0)
+        return before.model_copy(
+            update={
+                "attempts": max(len(self.pods), started),
+                "pod_name": latest.name[:253],
+                "node_name": latest.node[:253],
+            }
+        )
+
+    def started_at(self) -> datetime | None:
+        """Return when the run's first pod started, over all attempts that are known."""
+        known = [self.status.start_time, *(pod.started_at for pod in self.pods)]
+        return min((moment for moment in known if moment is not None), default=None)
+
+    def with_run(self, **changes: Any) -> QuantizationJobStatus:
+        """Return the status with run, start and `changes`."""
+        seen = {"run": self.run(), "start_time": self.started_at()}
+        return self.status.model_copy(update={**seen, **changes})
+
+
+def deleted(job: JobView | None) -> tuple[DeleteJob, ...]:
+    """Return the action that makes a Job go, or none where it goes already or is not there."""
+    return (DeleteJob(job.name, job.uid),) if job is not None and not job.is_deleting else ()

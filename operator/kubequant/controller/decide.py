@@ -1,0 +1,155 @@
+"""What is to be done about a resource: one pure function, idempotent, over policies asked in turn.
+
+Applying the plan and deciding again yields no action and the same status. How to read the order: a
+run that is over stays over; a Job that ended is believed; then comes what forbids or holds the run,
+what must be gone before it, what has taken too long; and only then a Job is made or watched.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from kubequant.controller.case import Answer, Case, deleted
+from kubequant.controller.conditions import Standing, conditions, phase_of, reason_of, shortened
+from kubequant.controller.plan import CreateJob, DeleteResource, EventType, Plan, PostEvent
+from kubequant.controller.policies.created import created
+from kubequant.controller.policies.ended import ended, hopeless, remembered
+from kubequant.controller.policies.held import queued, suspended
+from kubequant.controller.policies.overdue import active_until, overdue, pending_until
+from kubequant.controller.policies.refused import refused, unreadable
+from kubequant.controller.policies.replaced import (
+    going,
+    not_started,
+    of_another_spec,
+    of_another_try,
+)
+from kubequant.controller.policies.running import running
+from kubequant.controller.reasons import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kubequant.api.status import QuantizationJobStatus
+    from kubequant.controller.conditions import Verdict
+    from kubequant.controller.observe import Observed, Resource
+    from kubequant.controller.settings import Settings
+
+_POLICIES: Final[tuple[Callable[[Case], Answer | None], ...]] = (
+    remembered,
+    of_another_try,
+    ended,
+    refused,
+    suspended,
+    of_another_spec,
+    going,
+    overdue,
+    created,
+    hopeless,
+    not_started,
+    queued,
+    running,
+)
+
+_OVER: Final = frozenset({Standing.COMPLETE, Standing.FAILED})
+_LONGEST_NOTE: Final = 1024
+"""What an API server takes as an event's message."""
+
+_TOLD: Final[dict[Reason, EventType]] = {
+    Reason.RUNNING: EventType.NORMAL,
+    Reason.DISRUPTED: EventType.NORMAL,
+    Reason.QUEUED: EventType.NORMAL,
+    Reason.USER_SUSPENDED: EventType.NORMAL,
+    Reason.REPLACING: EventType.NORMAL,
+    Reason.PUBLISHED: EventType.NORMAL,
+    Reason.ALREADY_PUBLISHED: EventType.NORMAL,
+    Reason.RETRYING: EventType.WARNING,
+    Reason.UNSCHEDULABLE: EventType.WARNING,
+    Reason.IMAGE_NOT_FOUND: EventType.WARNING,
+    Reason.CANNOT_START: EventType.WARNING,
+    Reason.JOB_NAME_TAKEN: EventType.WARNING,
+    Reason.JOB_REJECTED: EventType.WARNING,
+}
+"""Verdicts that are worth an event when a resource comes to them, besides every failure."""
+
+
+def decide(resource: Resource, observed: Observed, *, now: datetime, settings: Settings) -> Plan:
+    """Return what is to be done about `resource`, given what there is, at `now` (UTC)."""
+    now = now.replace(microsecond=0)
+    if resource.is_deleting:
+        # Its Jobs go with it, by their owner references.
+        return Plan()
+    if resource.spec is None:
+        answer = unreadable(resource, now)
+        return Plan() if answer is None else _plan(resource, answer, now=now)
+    case = Case.of(resource, resource.spec, observed, now=now, settings=settings)
+    answer = next(answer for policy in _POLICIES if (answer := policy(case)) is not None)
+    return _plan(resource, _with_common(case, answer), now=now)
+
+
+def _with_common(case: Case, answer: Answer) -> Answer:
+    """Add what holds whatever a policy said: other Jobs go, deadlines and the TTL are kept."""
+    actions = (*answer.actions, *(go for job in case.other_jobs for go in deleted(job)))
+    look_again = [*answer.look_again]
+    events = [*answer.events]
+    if answer.verdict.standing not in _OVER:
+        look_again += [due for due in (active_until(case), pending_until(case)) if due is not None]
+    elif case.spec.ttl_seconds_after_finished is not None:
+        ended = answer.status.completion_time or case.now
+        ttl = case.spec.ttl_seconds_after_finished
+        due = ended + timedelta(seconds=ttl)
+        look_again.append(due)
+        if case.now >= due:
+            actions = (*actions, DeleteResource(case.resource.uid))
+            words = f"Deleted {ttl} seconds after it finished; what is published stays."
+            events.append(PostEvent(EventType.NORMAL, Reason.EXPIRED, words))
+    return Answer(
+        verdict=answer.verdict,
+        status=answer.status,
+        actions=actions,
+        events=tuple(events),
+        look_again=tuple(look_again),
+    )
+
+
+def _plan(resource: Resource, answer: Answer, *, now: datetime) -> Plan:
+    before = resource.status
+    made = conditions(answer.verdict, before, now=now, generation=resource.generation)
+    status = answer.status.model_copy(
+        update={
+            "observed_generation": resource.generation,
+            "phase": phase_of(made),
+            "conditions": made,
+        }
+    )
+    waits = [math.ceil((due - now).total_seconds()) for due in answer.look_again]
+    return Plan(
+        actions=answer.actions,
+        status=status,
+        events=_events(before, answer),
+        requeue_after_seconds=max(1, min(waits)) if waits else None,
+    )
+
+
+def _events(before: QuantizationJobStatus | None, answer: Answer) -> tuple[PostEvent, ...]:
+    """Return what people should be told: only what is new, so that a pass repeated says nothing."""
+    verdict = answer.verdict
+    is_new = reason_of(before) != verdict.reason
+    beside = answer.events
+    if not is_new and any(isinstance(action, CreateJob) for action in answer.actions):
+        # The index may not know yet of a Job that the pass before created.
+        beside = ()
+    told = _event(verdict) if is_new else None
+    events = (*beside, told) if told else beside
+    return tuple(
+        PostEvent(event.type, event.reason, shortened(event.message, _LONGEST_NOTE))
+        for event in events
+    )
+
+
+def _event(verdict: Verdict) -> PostEvent | None:
+    if verdict.standing is Standing.FAILED:
+        return PostEvent(EventType.WARNING, verdict.reason, verdict.message)
+    kind = _TOLD.get(verdict.reason)
+    return PostEvent(kind, verdict.reason, verdict.message) if kind else None

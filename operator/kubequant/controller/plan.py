@@ -1,0 +1,73 @@
+"""What a pass wants: actions, the whole status, events, and when to look again.
+
+The shell carries a plan out in that order, each create and delete meaning "make it so": a Job that
+is there already and is ours was created, one that is gone was deleted. Nothing here acts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from kubernetes.aio.client import V1Job
+
+    from kubequant.api.status import QuantizationJobStatus
+    from kubequant.controller.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class CreateJob:
+    """Create this Job. Where the server refuses it, observe that and decide again."""
+
+    manifest: V1Job
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteJob:
+    """Delete the Job of this name if it still has this UID, in the foreground.
+
+    It then stays until its pods are gone, so that what follows finds nodes and volumes free.
+    """
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteResource:
+    """Delete the QuantizationJob itself if it still has this UID."""
+
+    uid: str
+
+
+Action: TypeAlias = CreateJob | DeleteJob | DeleteResource
+
+
+class EventType(StrEnum):
+    """The two types of events that Kubernetes knows."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"
+
+
+@dataclass(frozen=True, slots=True)
+class PostEvent:
+    """One event about the resource, for people; posted only after the status was written."""
+
+    type: EventType
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a pass wants."""
+
+    actions: tuple[Action, ...] = ()
+    status: QuantizationJobStatus | None = None
+    """The whole status, to be written only if it differs; None where it is to be left alone."""
+    events: tuple[PostEvent, ...] = ()
+    requeue_after_seconds: int | None = None
+    """When to look again though nothing has changed; None where only a change matters."""

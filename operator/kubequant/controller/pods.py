@@ -1,0 +1,158 @@
+"""One worker's pod as a small frozen value: what state it is in, and what Kubernetes said of it.
+
+Pure, and the door where a pod's dictionary dies. An index may keep these values instead of bodies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from kubernetes.aio.client import V1ContainerState, V1Pod, V1PodCondition, V1PodStatus
+
+from kubequant.api.contract import ExitCode
+from kubequant.controller import names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from kubernetes.aio.client import V1ContainerStateTerminated, V1ContainerStateWaiting
+
+LONGEST_MESSAGE: Final = 4096
+
+IMAGE_TROUBLE: Final = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
+)
+_ORDINARY_WAITING: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
+
+
+class PodState(StrEnum):
+    """What there is to say of a pod, as far as a run is concerned."""
+
+    PENDING = "Pending"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_NOT_FOUND = "ImageNotFound"
+    CANNOT_START = "CannotStart"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    DISRUPTED = "Disrupted"
+    """Ended from outside: evicted, preempted, its node lost, or told to stop; not the run's fault,
+    and the Job does not count it."""
+    FAILED = "Failed"
+
+
+WAITING: Final = frozenset(
+    {PodState.PENDING, PodState.UNSCHEDULABLE, PodState.IMAGE_NOT_FOUND, PodState.CANNOT_START}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodView:
+    """A pod, as far as a run is concerned."""
+
+    name: str
+    job_uid: str
+    state: PodState
+    created: datetime
+    node: str = ""
+    why: str = ""
+    """Kubernetes' words for the state: the scheduler's, the kubelet's or the evictor's."""
+    started_at: datetime | None = None
+    """When the worker's container started."""
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    oom_killed: bool = False
+    evicted: bool = False
+    """The kubelet ended it, and not for the node's sake: it used more disk than it may."""
+    termination_message: str = ""
+    """A report of the worker's, or the last lines of its log; at most 4,096 characters."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Say whether nothing runs in it any more."""
+        return self.state in {PodState.SUCCEEDED, PodState.FAILED, PodState.DISRUPTED}
+
+
+def read_pod(body: Mapping[str, Any]) -> PodView:
+    """Return what a pod's body says.
+
+    Raises:
+        ValueError: the body is no pod, which an API server never sends.
+    """
+    pod = V1Pod.from_dict(dict(body))
+    created = pod.metadata.creation_timestamp if pod and pod.metadata else None
+    if pod is None or pod.metadata is None or created is None:
+        raise ValueError("a pod without metadata.creationTimestamp")
+    metadata, status = pod.metadata, pod.status or V1PodStatus()
+    state = _container_state(status)
+    ended, waiting, running = state.terminated, state.waiting, state.running
+    started_at = running.started_at if running else None
+    kind, why = _classified(status, ended, waiting, is_running=running is not None)
+    return PodView(
+        name=metadata.name or "",
+        job_uid=_controller_uid(pod),
+        state=kind,
+        created=created,
+        node=(pod.spec.node_name or "") if pod.spec else "",
+        why=why[:LONGEST_MESSAGE],
+        started_at=ended.started_at if ended else started_at,
+        finished_at=ended.finished_at if ended else None,
+        exit_code=ended.exit_code if ended else None,
+        oom_killed=ended is not None and ended.reason == "OOMKilled",
+        evicted=kind is PodState.FAILED and status.reason == "Evicted",
+        # One character too many is kept, so that a reader sees that it was cut.
+        termination_message=((ended.message or "") if ended else "")[: LONGEST_MESSAGE + 1],
+    )
+
+
+def _controller_uid(pod: V1Pod) -> str:
+    owners = (pod.metadata.owner_references or []) if pod.metadata else []
+    return next((owner.uid for owner in owners if owner.controller and owner.kind == "Job"), "")
+
+
+def _container_state(status: V1PodStatus) -> V1ContainerState:
+    for container in status.container_statuses or ():
+        if container.name == names.CONTAINER and container.state is not None:
+            return container.state
+    return V1ContainerState()
+
+
+def _condition(status: V1PodStatus, kind: str) -> V1PodCondition | None:
+    return next((found for found in status.conditions or () if found.type == kind), None)
+
+
+def _classified(
+    status: V1PodStatus,
+    ended: V1ContainerStateTerminated | None,
+    waiting: V1ContainerStateWaiting | None,
+    *,
+    is_running: bool,
+) -> tuple[PodState, str]:
+    if status.phase == "Succeeded":
+        return PodState.SUCCEEDED, ""
+    if status.phase == "Failed":
+        return _failed(status, ended)
+    if is_running or ended is not None:
+        return PodState.RUNNING, ""
+    if waiting is not None and (waiting.reason or "") not in _ORDINARY_WAITING:
+        why = ": ".join(part for part in (waiting.reason, waiting.message) if part)
+        trouble = waiting.reason in IMAGE_TROUBLE
+        return PodState.IMAGE_NOT_FOUND if trouble else PodState.CANNOT_START, why
+    scheduled = _condition(status, "PodScheduled")
+    if scheduled is not None and scheduled.status == "False":
+        return PodState.UNSCHEDULABLE, scheduled.message or scheduled.reason or ""
+    return PodState.PENDING, ""
+
+
+def _failed(status: V1PodStatus, ended: V1ContainerStateTerminated | None) -> tuple[PodState, str]:
+    # In the order of the Job's podFailurePolicy, so that we and the Job controller count alike.
+    disruption = _condition(status, "DisruptionTarget")
+    if disruption is not None and disruption.status == "True":
+        why = ": ".join(part for part in (disruption.reason, disruption.message) if part)
+        return PodState.DISRUPTED, why
+    if ended is not None and ended.exit_code == ExitCode.INTERRUPTED:
+        return PodState.DISRUPTED, "the worker was told to stop"
+    why = ": ".join(part for part in (status.reason, status.message) if part)
+    return PodState.FAILED, why

@@ -1,0 +1,100 @@
+"""The Job that is missing is created, unless its name is taken or the server refuses it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from kubequant.api.contract import FailureReason
+from kubequant.controller.case import Answer
+from kubequant.controller.conditions import Standing, Verdict
+from kubequant.controller.failures import own_failure
+from kubequant.controller.manifest import can_raise_memory, worker_job
+from kubequant.controller.plan import CreateJob, EventType, PostEvent
+from kubequant.controller.policies.running import waiting
+from kubequant.controller.reasons import Reason, Refusal
+
+if TYPE_CHECKING:
+    from kubequant.controller.case import Case
+    from kubequant.controller.observe import Rejection
+
+_ASK_AGAIN: Final = timedelta(seconds=60)
+_NEVER_TAKEN: Final = frozenset({400, 422})
+"""Bad request and unprocessable: what the server says of a Job that it will never take."""
+
+
+def created(case: Case) -> Answer | None:
+    """Create the Job where there is none."""
+    if case.job is not None:
+        return None
+    if case.observed.rejection is not None:
+        return _rejected(case, case.observed.rejection)
+    if any(job.name == case.job_name for job in case.observed.strangers):
+        return _name_taken(case)
+    memory_raised = _ran_out_of_memory(case)
+    order = case.order(memory_raised=memory_raised)
+    if isinstance(order, Refusal):  # `refused` was asked before
+        return None
+    job = worker_job(order, case.settings)
+    created_event = PostEvent(
+        EventType.NORMAL, Reason.JOB_CREATED, f"Created the Job {case.job_name}."
+    )
+    status = case.status.model_copy(
+        update={
+            "resolved": case.resolved(order.image),
+            "progress": None,
+            "completion_time": None,
+            "failure": case.status.failure if memory_raised else None,
+        }
+    )
+    return Answer(
+        verdict=waiting(case),
+        status=status,
+        actions=(CreateJob(job),),
+        events=(created_event,),
+    )
+
+
+def _ran_out_of_memory(case: Case) -> bool:
+    """Say whether the Job before, which is gone, ran out of memory; the status still knows."""
+    failure = case.status.failure
+    return (
+        failure is not None
+        and failure.reason is FailureReason.OUT_OF_MEMORY
+        and failure.retryable
+        and can_raise_memory(case.resolution.spec, case.settings)
+    )
+
+
+def _name_taken(case: Case) -> Answer:
+    stranger = next(job for job in case.observed.strangers if job.name == case.job_name)
+    owner = stranger.owner or "nobody"
+    words = (
+        f"There is a Job {case.job_name} already, which belongs to {owner} (UID "
+        f"{stranger.owner_uid or 'none'}). The run starts when it is gone."
+    )
+    # Most often it is what a deleted resource of the same name left, and will be gone at once.
+    standing = Standing.WORKING if stranger.is_deleting else Standing.STUCK
+    return Answer(
+        verdict=Verdict(standing, Reason.JOB_NAME_TAKEN, words),
+        status=case.status,
+        look_again=(case.now + _ASK_AGAIN,),
+    )
+
+
+def _rejected(case: Case, rejection: Rejection) -> Answer:
+    words = f"The API server does not take the Job {case.job_name}: {rejection.message}"
+    if rejection.code in _NEVER_TAKEN:
+        failure = own_failure(
+            FailureReason.INVALID_SPEC, words, "Correct spec.pod as the server's words say."
+        )
+        return Answer(
+            verdict=Verdict(Standing.FAILED, Reason.JOB_REJECTED, words),
+            status=case.status.model_copy(update={"failure": failure, "completion_time": case.now}),
+        )
+    # A quota or an admission rule: it may be taken later.
+    return Answer(
+        verdict=Verdict(Standing.WORKING, Reason.JOB_REJECTED, words),
+        status=case.status,
+        look_again=(case.now + _ASK_AGAIN,),
+    )

@@ -1,0 +1,78 @@
+"""Deadlines, counted by us: a queue that evicts a Job makes the Job's own clock start again."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from kubequant.api.contract import FailureReason
+from kubequant.controller import names
+from kubequant.controller.case import Answer, deleted
+from kubequant.controller.conditions import Standing, Verdict
+from kubequant.controller.failures import own_failure
+from kubequant.controller.pods import WAITING, PodState
+from kubequant.controller.reasons import Reason
+
+if TYPE_CHECKING:
+    from kubequant.controller.case import Case
+
+
+def overdue(case: Case) -> Answer | None:
+    """End a run that took too long, or whose pod waited too long for its start."""
+    pod = case.latest
+    if pod is not None and pod.state is PodState.SUCCEEDED:
+        # The artifact is published; that the Job does not say so yet is no delay of the run's.
+        return None
+    active, pending = active_until(case), pending_until(case)
+    if active is not None and case.now >= active:
+        return _over(
+            case,
+            FailureReason.DEADLINE_EXCEEDED,
+            f"The run took longer than activeDeadlineSeconds {case.spec.active_deadline_seconds}.",
+        )
+    if pending is not None and case.now >= pending:
+        seconds = case.spec.pending_deadline_seconds
+        if pod is not None and pod.state is PodState.IMAGE_NOT_FOUND:
+            words = f"The image {case.job.image if case.job else ''} could not be had within "
+            return _over(
+                case, FailureReason.IMAGE_NOT_FOUND, f"{words}{seconds} seconds: {pod.why}"
+            )
+        why = (pod.why if pod else "") or "Kubernetes does not say why"
+        words = f"The pod could not start within pendingDeadlineSeconds {seconds}: {why}"
+        return _over(case, FailureReason.PENDING_DEADLINE_EXCEEDED, words)
+    return None
+
+
+def _over(case: Case, reason: FailureReason, message: str) -> Answer:
+    return Answer(
+        verdict=Verdict(Standing.FAILED, Reason(reason.value), message),
+        status=case.with_run(failure=own_failure(reason, message), completion_time=case.now),
+        actions=deleted(case.job),
+    )
+
+
+def active_until(case: Case) -> datetime | None:
+    """Return when the run is over, from the start of its first pod; None before that."""
+    started = case.started_at()
+    return started and started + timedelta(seconds=case.spec.active_deadline_seconds)
+
+
+def pending_until(case: Case) -> datetime | None:
+    """Return how long the pod may wait for its start; None where none waits, or a queue holds it.
+
+    A Job without any pod waits too: a quota may forbid the pod, and no pod says so. Between two
+    attempts the Job controller makes a pause, which does not count.
+    """
+    since = _pending_since(case)
+    return since and since + timedelta(seconds=case.spec.pending_deadline_seconds)
+
+
+def _pending_since(case: Case) -> datetime | None:
+    job, pod = case.job, case.latest
+    if job is None or job.is_suspended or job.is_deleting or job.is_finished:
+        return None
+    if pod is not None:
+        return pod.created if pod.state in WAITING else None
+    # A queue may have held a Job that does not say yet when it was started.
+    held_before = names.QUEUE_NAME_LABEL in job.handed_on
+    return job.started_at or (None if held_before else job.created)

@@ -1,0 +1,96 @@
+"""A Job that is on its way: what its youngest pod says, in words for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from kubequant.api.outcome import Stage
+from kubequant.api.status import Progress
+from kubequant.controller.case import Answer
+from kubequant.controller.conditions import Standing, Verdict
+from kubequant.controller.failures import failure_of
+from kubequant.controller.manifest import ENDS_THE_JOB
+from kubequant.controller.pods import PodState
+from kubequant.controller.reasons import Reason
+
+if TYPE_CHECKING:
+    from kubequant.api.status import Failure
+    from kubequant.controller.case import Case
+    from kubequant.controller.observe import PodView
+
+_WAITS: Final[dict[PodState, tuple[Reason, str]]] = {
+    PodState.PENDING: (Reason.PENDING, "The pod {pod} is being started."),
+    PodState.UNSCHEDULABLE: (Reason.UNSCHEDULABLE, "No node takes the pod {pod}: {why}"),
+    PodState.IMAGE_NOT_FOUND: (
+        Reason.IMAGE_NOT_FOUND,
+        "The image of the pod {pod} cannot be had: {why}",
+    ),
+    PodState.CANNOT_START: (Reason.CANNOT_START, "The pod {pod} cannot start: {why}"),
+}
+
+
+def running(case: Case) -> Answer:
+    """Say how far the Job is."""
+    pod = case.latest
+    failure = _last_failure(case)
+    verdict = waiting(case) if pod is None else _verdict(case, pod, failure)
+    same_pod = case.status.run is not None and pod is not None
+    same_pod = same_pod and pod is not None and case.run().pod_name == _known_pod(case)
+    progress = case.status.progress if same_pod else None
+    if pod is not None and pod.state is PodState.RUNNING and progress is None:
+        # More the pod's state does not tell: the first stage has begun.
+        progress = Progress(stage=Stage.PREFLIGHT, updated_at=pod.started_at)
+    resolved = case.status.resolved or case.resolved(case.job.image if case.job else "")
+    return Answer(
+        verdict=verdict,
+        status=case.with_run(
+            failure=failure, progress=progress, resolved=resolved, completion_time=None
+        ),
+    )
+
+
+def waiting(case: Case) -> Verdict:
+    """Return the verdict for a Job without a pod."""
+    return Verdict(
+        Standing.WORKING, Reason.PENDING, f"The Job {case.job_name} is there; its pod is not yet."
+    )
+
+
+def _known_pod(case: Case) -> str:
+    return case.status.run.pod_name if case.status.run else ""
+
+
+def _last_failure(case: Case) -> Failure | None:
+    """Return why the last attempt that counted failed, or why this one has more memory."""
+    failed = [pod for pod in case.pods if pod.state is PodState.FAILED]
+    if failed:
+        return failure_of(failed[-1], case.digest)
+    return case.status.failure if case.job is not None and case.job.memory_raised else None
+
+
+def _verdict(case: Case, pod: PodView, failure: Failure | None) -> Verdict:
+    if pod.state in _WAITS:
+        reason, words = _WAITS[pod.state]
+        return Verdict(Standing.WORKING, reason, words.format(pod=pod.name, why=pod.why))
+    if pod.state is PodState.RUNNING:
+        node = f" on node {pod.node}" if pod.node else ""
+        words = f"The pod {pod.name} runs{node}."
+        return Verdict(Standing.WORKING, Reason.RUNNING, words)
+    if pod.state is PodState.DISRUPTED:
+        words = (
+            f"The pod {pod.name} was ended from outside ({pod.why}). Another follows, which does "
+            "not count against backoffLimit."
+        )
+        return Verdict(Standing.WORKING, Reason.DISRUPTED, words)
+    failures = sum(one.state is PodState.FAILED for one in case.pods)
+    counted = max(failures, case.job.failed_pods if case.job else 0)
+    limit = case.spec.backoff_limit
+    may_follow = pod.exit_code not in ENDS_THE_JOB and counted <= limit
+    if pod.state is PodState.FAILED and failure is not None and may_follow:
+        words = (
+            f"Attempt {counted} of {limit + 1} failed: {failure.reason}: {failure.message} "
+            "Another follows after a pause."
+        )
+        return Verdict(Standing.WORKING, Reason.RETRYING, words)
+    words = f"The worker in pod {pod.name} ended; the Job {case.job_name} is about to say how."
+    return Verdict(Standing.WORKING, Reason.FINISHING, words)

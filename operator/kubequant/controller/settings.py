@@ -1,0 +1,83 @@
+"""What the administrator decides, as one frozen value that pure code receives.
+
+How it is read from the environment stands in `environment`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
+
+from kubequant import __version__
+from kubequant.api.base import Pattern
+from kubequant.api.fields import ByteQuantity, ObjectName
+from kubequant.api.pod import ResourceRequirements
+from kubequant.controller.catalog import ImageKey
+
+ImageName = Annotated[
+    StrictStr,
+    Field(min_length=1, max_length=512),
+    Pattern(
+        r"[A-Za-z0-9][-A-Za-z0-9_.:/]*(@sha256:[0-9a-f]{64})?",
+        "an image's name, like example.com/kubequant/gguf:1.0 or one with @sha256:...",
+    ),
+]
+Namespace = Annotated[
+    StrictStr,
+    Field(min_length=1, max_length=63),
+    Pattern("[a-z0-9]([-a-z0-9]*[a-z0-9])?", "a namespace's name"),
+]
+VariableName = Annotated[
+    StrictStr,
+    Field(min_length=1, max_length=128),
+    Pattern("[A-Za-z_][A-Za-z0-9_]*", "a variable's name: letters, digits and '_'"),
+]
+
+DEFAULT_IMAGES: Final = {ImageKey.GGUF: f"kubequant/gguf:{__version__}"}
+
+
+class Settings(BaseModel):
+    """The administrator's settings; each has a default that is safe."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
+    )
+
+    namespaces: tuple[Namespace, ...] = ()
+    """The namespaces to watch; where empty, all of them."""
+    images: dict[ImageKey, ImageName] = Field(default_factory=lambda: dict(DEFAULT_IMAGES))
+    """The image of each method, by the name of its folder."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When the worker's image is pulled."""
+    cpu_resources: ResourceRequirements = ResourceRequirements(
+        requests={"cpu": "2", "memory": "8Gi"}, limits={"memory": "8Gi"}
+    )
+    """What a run on CPUs gets where its spec does not say."""
+    gpu_resources: ResourceRequirements = ResourceRequirements(
+        requests={"cpu": "4", "memory": "32Gi"}, limits={"memory": "32Gi"}
+    )
+    """What a run on GPUs gets where its spec does not say, beside the GPUs."""
+    memory_ceiling: ByteQuantity | None = None
+    """What a run may ask for when it ran out of memory that its spec did not choose. Where absent,
+    such a run is not tried again."""
+    allow_remote_code: bool = False
+    """Whether spec.model.trustRemoteCode may be set."""
+    allow_pickle: bool = False
+    """Whether spec.model.allowPickle may be set."""
+    allowed_service_accounts: tuple[ObjectName, ...] = ()
+    """The service accounts that spec.pod.serviceAccountName may name besides default."""
+    allowed_env: tuple[VariableName, ...] = ()
+    """Guarded variables (see `permissions`) that spec.pod.env may set all the same."""
+    run_as_user: Annotated[int, Field(ge=0, le=2**31 - 1)] = 65_532
+    """The user and group that workers run as; 0 leaves the choice to the cluster, as OpenShift
+    wants it. Workers never run as root."""
+    log_format: Literal["JSON", "Text"] = "JSON"
+    """How the operator writes its log."""
+    concurrency: Annotated[int, Field(ge=1, le=200)] = 20
+    """How many resources are worked on at once."""
+
+    @field_validator("images", mode="after")
+    @classmethod
+    def _every_image(cls, images: dict[ImageKey, str]) -> dict[ImageKey, str]:
+        return {**DEFAULT_IMAGES, **images}

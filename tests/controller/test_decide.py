@@ -1,0 +1,973 @@
+"""What is decided in every case that operator.md lists: events in their order, then one verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from tests.controller.builders import SETTINGS
+from tests.controller.world import World
+
+from kubequant.api.contract import ExitCode, FailureReason
+from kubequant.controller.observe import Rejection
+
+Step = Callable[[World], object]
+QUEUE = {"kueue.x-k8s.io/queue-name": "gpus"}
+CEILING = SETTINGS.model_copy(update={"memory_ceiling": "64Gi"})
+
+
+def settle(world: World) -> None:
+    world.settle()
+
+
+def unsuspend(world: World) -> None:
+    for job in world.jobs.values():
+        job["spec"]["suspend"] = False
+
+
+def evict_from_queue(world: World) -> None:
+    for job in world.jobs.values():
+        job["spec"]["suspend"] = True
+
+
+def delete_jobs(world: World) -> None:
+    for name in world.jobs:
+        world.delete_job(name)
+
+
+def lose_pods(world: World) -> None:
+    world.pods.clear()
+
+
+def delete_pod(world: World) -> None:
+    """As `kubectl delete pod`: SIGTERM, the worker ends with 30, and the pod is gone in the end."""
+    world.fails(ExitCode.INTERRUPTED, FailureReason.INTERRUPTED)
+
+
+def break_status(world: World) -> None:
+    assert world.resource
+    world.resource["status"] = {"phase": 7, "conditions": "none"}
+
+
+def of_a_newer_version(world: World) -> None:
+    assert world.resource
+    world.resource["spec"]["teleport"] = True
+    world.resource["metadata"]["generation"] += 1
+
+
+def grows_a_field(world: World) -> None:
+    assert world.resource
+    world.resource["spec"]["teleport"] = True
+
+
+def understood_again(world: World) -> None:
+    assert world.resource
+    del world.resource["spec"]["teleport"]
+
+
+def deleting(world: World) -> None:
+    assert world.resource
+    world.resource["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
+
+
+def old_namesake(world: World) -> None:
+    owner = {
+        "apiVersion": "kubequant.dev/v1alpha1",
+        "kind": "QuantizationJob",
+        "name": "tiny",
+        "uid": "resource-0",
+        "controller": True,
+    }
+    world.strangers_job(owner)
+
+
+def change_queue(world: World) -> None:
+    assert world.resource
+    world.resource["metadata"]["labels"] = {next(iter(QUEUE)): "cpus"}
+
+
+def waits(reason: str, message: str) -> Step:
+    return lambda world: world.waiting(reason, message)
+
+
+def stranger_goes(world: World) -> None:
+    world.jobs.clear()
+
+
+def edit(spec: str) -> Step:
+    return lambda world: world.edit(spec)
+
+
+def after(seconds: float) -> Step:
+    return lambda world: world.passes(seconds)
+
+
+def rejects(code: int, message: str) -> Step:
+    def set_it(world: World) -> None:
+        world.rejection = Rejection(code, message)
+
+    return set_it
+
+
+def takes_jobs(world: World) -> None:
+    world.rejection = None
+
+
+def fails(code: ExitCode, reason: FailureReason) -> Step:
+    return lambda world: world.fails(code, reason)
+
+
+def settings(**changes: object) -> Step:
+    def set_it(world: World) -> None:
+        world.settings = world.settings.model_copy(update=changes)
+
+    return set_it
+
+
+start, publish = World.starts, World.publishes
+begin: tuple[Step, ...] = (settle, start, settle)
+unavailable = (fails(ExitCode.UNAVAILABLE, FailureReason.UNAVAILABLE), settle, after(10), settle)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A story of a resource and how it stands at its end."""
+
+    id: str
+    steps: tuple[Step, ...]
+    phase: str
+    reason: str
+    true: tuple[str, ...]
+    says: str = ""
+    """A part of the sentence that the conditions say."""
+    spec: str = ""
+    jobs: int | None = None
+    """How many Jobs there are at the end."""
+    created: int | None = None
+    """How many Jobs were created in all."""
+    events: tuple[str, ...] = ()
+    """The events of the whole story, in order."""
+    failure: FailureReason | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    settings: object = SETTINGS
+    requeue: int | None = None
+    """When to look again, in seconds."""
+
+
+LONG_PROMPTS = [f"'{'😀' * 2000}{index}'" for index in range(16)]
+WORKING, DONE, LOST = ("Reconciling",), ("Complete", "Ready"), ("Failed", "Stalled")
+
+ON_THE_WAY = (
+    Row(
+        "a new resource gets a Job",
+        (settle,),
+        "Pending",
+        "Pending",
+        WORKING,
+        jobs=1,
+        created=1,
+        events=("JobCreated",),
+        requeue=3600,
+    ),
+    Row(
+        "a pod that runs is shown, with what is left of the deadline",
+        (*begin, after(100), settle),
+        "Running",
+        "Running",
+        WORKING,
+        says="runs on node node-1",
+        created=1,
+        events=("JobCreated", "Running"),
+        requeue=86_300,
+    ),
+    Row(
+        "a suspended resource gets no Job",
+        (settle,),
+        "Suspended",
+        "UserSuspended",
+        ("Suspended",),
+        spec="suspend: true",
+        created=0,
+        events=("UserSuspended",),
+    ),
+    Row(
+        "a resource that is suspended while it runs loses its Job",
+        (*begin, edit("suspend: true"), settle),
+        "Suspended",
+        "UserSuspended",
+        ("Suspended",),
+        jobs=0,
+        created=1,
+    ),
+    Row(
+        "a resumed resource gets a new Job",
+        (*begin, edit("suspend: true"), settle, edit("suspend: false"), settle),
+        "Pending",
+        "Pending",
+        WORKING,
+        jobs=1,
+        created=2,
+    ),
+    Row(
+        "a spec that changes while it runs stops the old Job and starts the new one",
+        (*begin, edit("gguf: {types: [Q8_0]}"), settle),
+        "Pending",
+        "Pending",
+        WORKING,
+        jobs=1,
+        created=2,
+    ),
+    Row(
+        "a spec that changes after the run finished is a new run",
+        (*begin, publish, settle, edit("gguf: {types: [Q8_0]}"), settle),
+        "Pending",
+        "Pending",
+        WORKING,
+        jobs=1,
+        created=2,
+    ),
+    Row(
+        "a change that makes no other artifact leaves a running Job alone",
+        (*begin, edit("pod: {labels: {team: a}}, activeDeadlineSeconds: 100"), settle),
+        "Running",
+        "Running",
+        WORKING,
+        created=1,
+    ),
+    Row(
+        "an edited pod replaces a Job that has yet to start",
+        (settle, World.unschedulable, settle, edit("pod: {labels: {team: a}}"), settle),
+        "Pending",
+        "Pending",
+        WORKING,
+        jobs=1,
+        created=2,
+    ),
+    Row(
+        "an edited deadline does not replace a Job that has yet to start",
+        (settle, World.unschedulable, settle, edit("activeDeadlineSeconds: 100"), settle),
+        "Pending",
+        "Unschedulable",
+        WORKING,
+        created=1,
+    ),
+    Row(
+        "a corrected image replaces a Job that cannot get the old one",
+        (
+            settle,
+            lambda w: w.waiting("ImagePullBackOff", "Back-off pulling image"),
+            settle,
+            settings(images={"gguf": "right/gguf:2"}),
+            settle,
+        ),
+        "Pending",
+        "Pending",
+        WORKING,
+        created=2,
+    ),
+    Row(
+        "another image in the settings leaves a Job that starts in its ordinary turn",
+        (settle, settings(images={"gguf": "newer/gguf:2"}), settle),
+        "Pending",
+        "Pending",
+        WORKING,
+        created=1,
+    ),
+    Row(
+        "a Job that was deleted by hand is created again",
+        (*begin, delete_jobs, settle),
+        "Pending",
+        "Pending",
+        WORKING,
+        jobs=1,
+        created=2,
+    ),
+    Row(
+        "a Job of that name that belongs to nobody we know is left alone and said",
+        (World.strangers_job, settle),
+        "Pending",
+        "JobNameTaken",
+        ("Stalled",),
+        says="belongs to nobody",
+        created=0,
+        events=("JobNameTaken",),
+        requeue=60,
+    ),
+    Row(
+        "a Job that a deleted resource of the same name left is waited for",
+        (old_namesake, settle, stranger_goes, settle),
+        "Pending",
+        "Pending",
+        WORKING,
+        created=1,
+    ),
+    Row(
+        "an unschedulable pod shows the scheduler's reason",
+        (settle, World.unschedulable, settle),
+        "Pending",
+        "Unschedulable",
+        WORKING,
+        says="3 Insufficient memory",
+        events=("JobCreated", "Unschedulable"),
+    ),
+    *(
+        Row(
+            f"an image that cannot be had ({reason}) is said at once",
+            (settle, waits(reason, "no such image"), settle),
+            "Pending",
+            "ImageNotFound",
+            WORKING,
+            says=f"{reason}: no such image",
+        )
+        for reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName")
+    ),
+    Row(
+        "a container that cannot be created is said at once",
+        (settle, lambda w: w.waiting("CreateContainerConfigError", "no such key"), settle),
+        "Pending",
+        "CannotStart",
+        WORKING,
+        says="no such key",
+    ),
+    Row(
+        "a container that is being created is nothing to speak of",
+        (settle, lambda w: w.waiting("ContainerCreating"), settle),
+        "Pending",
+        "Pending",
+        WORKING,
+        events=("JobCreated",),
+    ),
+    Row(
+        "a Job that a queue holds is shown as queued",
+        (settle,),
+        "Suspended",
+        "Queued",
+        ("Suspended", "Reconciling"),
+        labels=QUEUE,
+        says="The queue gpus holds",
+        created=1,
+    ),
+    Row(
+        "a Job that the queue lets go runs",
+        (settle, unsuspend, settle, start, settle),
+        "Running",
+        "Running",
+        WORKING,
+        labels=QUEUE,
+        created=1,
+    ),
+    Row(
+        "a resource that changes its queue gets a Job in the other one",
+        (
+            settle,
+            change_queue,
+            settle,
+        ),
+        "Suspended",
+        "Queued",
+        ("Suspended", "Reconciling"),
+        labels=QUEUE,
+        says="The queue cpus holds",
+        created=2,
+    ),
+    Row(
+        "time in a queue is no time of waiting",
+        (settle, after(100_000), settle),
+        "Suspended",
+        "Queued",
+        ("Suspended", "Reconciling"),
+        labels=QUEUE,
+    ),
+    Row(
+        "a Job that something else than a queue suspended is shown as queued, for as long as it is",
+        (settle, evict_from_queue, settle, after(100_000), settle),
+        "Suspended",
+        "Queued",
+        ("Suspended", "Reconciling"),
+        says="Something suspended the Job",
+    ),
+    Row(
+        "a Job that a quota holds up is asked for again later",
+        (rejects(403, "exceeded quota"), settle),
+        "Pending",
+        "JobRejected",
+        WORKING,
+        says="exceeded quota",
+        created=0,
+        requeue=60,
+    ),
+    Row(
+        "a Job that was refused for a while is created in the end",
+        (rejects(403, "exceeded quota"), settle, takes_jobs, settle),
+        "Pending",
+        "Pending",
+        WORKING,
+        created=1,
+        events=("JobRejected", "JobCreated"),
+    ),
+)
+
+TRIED_AGAIN = (
+    *(
+        Row(
+            f"a pod that was ended from outside ({reason}) runs again and does not count",
+            (
+                *begin,
+                *(lambda w, r=reason: w.disrupted(r), settle, after(10), settle, start, settle) * 4,
+            ),
+            "Running",
+            "Running",
+            WORKING,
+            created=1,
+        )
+        for reason in (
+            "EvictionByEvictionAPI",
+            "PreemptionByScheduler",
+            "DeletionByTaintManager",
+            "DeletionByPodGC",
+            "TerminationByKubelet",
+        )
+    ),
+    Row(
+        "a pod that somebody deletes runs again and does not count",
+        (*begin, *(delete_pod, settle, after(10), settle, start, settle) * 4),
+        "Running",
+        "Running",
+        WORKING,
+        created=1,
+    ),
+    Row(
+        "a worker that found its store unavailable is tried again",
+        (*begin, *unavailable, start, settle),
+        "Running",
+        "Running",
+        WORKING,
+        created=1,
+        failure=FailureReason.UNAVAILABLE,
+    ),
+    Row(
+        "what was tried as often as backoffLimit allows has failed",
+        (*begin, *unavailable, *unavailable, *unavailable),
+        "Failed",
+        "BackoffLimitExceeded",
+        LOST,
+        says="The last: Unavailable: It did not work.",
+        created=1,
+        failure=FailureReason.UNAVAILABLE,
+    ),
+    Row(
+        "a worker that was killed without a report is tried again",
+        (*begin, lambda w: w.ends(137), settle),
+        "Running",
+        "Retrying",
+        WORKING,
+        says="killed (signal 9)",
+        failure=FailureReason.INTERRUPTED,
+    ),
+    Row(
+        "a bug is tried again, and its last lines are shown",
+        (*begin, lambda w: w.ends(1, "Traceback\n  KeyError: 'x'"), settle),
+        "Running",
+        "Retrying",
+        WORKING,
+        says="KeyError: 'x'",
+        failure=FailureReason.INTERNAL_ERROR,
+    ),
+    Row(
+        "a failed run is tried again when its spec is changed",
+        (
+            *begin,
+            fails(ExitCode.OUT_OF_MEMORY, FailureReason.OUT_OF_MEMORY),
+            settle,
+            edit("pod: {resources: {limits: {memory: 64Gi}}}"),
+            settle,
+        ),
+        "Pending",
+        "Pending",
+        WORKING,
+        jobs=1,
+        created=2,
+    ),
+    Row(
+        "a failed run is tried again when it is suspended and resumed",
+        (
+            *begin,
+            fails(ExitCode.ACCESS, FailureReason.ACCESS_DENIED),
+            settle,
+            edit("suspend: true"),
+            settle,
+            edit("suspend: false"),
+            settle,
+        ),
+        "Pending",
+        "Pending",
+        WORKING,
+        jobs=1,
+        created=2,
+    ),
+    Row(
+        "a run whose pod was edited on its way and failed is tried again as edited",
+        (
+            *begin,
+            edit("pod: {resources: {limits: {memory: 64Gi}}}"),
+            settle,
+            fails(ExitCode.OUT_OF_MEMORY, FailureReason.OUT_OF_MEMORY),
+            settle,
+        ),
+        "Pending",
+        "Pending",
+        WORKING,
+        jobs=1,
+        created=2,
+    ),
+    *(
+        Row(
+            f"a run that ran out of memory ({how}) starts again with the ceiling",
+            (*begin, step, settle),
+            "Pending",
+            "Pending",
+            WORKING,
+            settings=CEILING,
+            jobs=1,
+            created=2,
+            failure=FailureReason.OUT_OF_MEMORY,
+            events=("JobCreated", "Running", "MemoryRaised", "Replacing", "JobCreated"),
+        )
+        for how, step in (
+            ("caught", fails(ExitCode.OUT_OF_MEMORY, FailureReason.OUT_OF_MEMORY)),
+            ("killed", World.oom_killed),
+        )
+    ),
+    Row(
+        "a run that ran out of the ceiling too has failed",
+        (*begin, World.oom_killed, settle, start, settle, World.oom_killed, settle),
+        "Failed",
+        "OutOfMemory",
+        LOST,
+        settings=CEILING,
+        created=2,
+        failure=FailureReason.OUT_OF_MEMORY,
+    ),
+)
+
+OVER = (
+    Row(
+        "a published run is complete",
+        (*begin, publish, settle),
+        "Succeeded",
+        "Published",
+        DONE,
+        says="published at s3://bucket/prefix/tiny/",
+        jobs=1,
+        created=1,
+        events=("JobCreated", "Running", "Published"),
+    ),
+    Row(
+        "a run whose artifact was there already is complete",
+        (*begin, lambda w: w.publishes(outcome="AlreadyPublished"), settle),
+        "Succeeded",
+        "AlreadyPublished",
+        DONE,
+    ),
+    Row(
+        "a run that published although gates do not hold says so",
+        (
+            *begin,
+            lambda w: w.publishes(variants=[{"name": "Q2_K", "gatesPassed": False}]),
+            settle,
+        ),
+        "Succeeded",
+        "Published",
+        DONE,
+        spec="onGateFailure: Publish",
+        says="Gates do not hold for Q2_K",
+    ),
+    Row(
+        "a worker that ended well and left no report that can be read has published all the same",
+        (*begin, lambda w: w.ends(0, "z:garbage"), settle),
+        "Succeeded",
+        "Published",
+        DONE,
+        says="Its numbers are only in report.json there",
+    ),
+    Row(
+        "a complete run stays complete when its Job is deleted",
+        (*begin, publish, settle, delete_jobs, settle),
+        "Succeeded",
+        "Published",
+        DONE,
+        jobs=0,
+        created=1,
+    ),
+    Row(
+        "a complete run stays complete when it is suspended or its pod edited",
+        (*begin, publish, settle, edit("suspend: true, pod: {labels: {team: a}}"), settle),
+        "Succeeded",
+        "Published",
+        DONE,
+        created=1,
+    ),
+    *(
+        Row(
+            f"a worker's {reason.value} is not tried again",
+            (*begin, fails(code, reason), settle),
+            "Failed",
+            reason.value,
+            LOST,
+            says="It did not work.",
+            created=1,
+            failure=reason,
+            jobs=1,
+        )
+        for code, reason in (
+            (ExitCode.BAD_REQUEST, FailureReason.INVALID_SPEC),
+            (ExitCode.BAD_REQUEST, FailureReason.UNSUPPORTED_MODEL),
+            (ExitCode.ACCESS, FailureReason.MODEL_NOT_FOUND),
+            (ExitCode.ACCESS, FailureReason.ACCESS_DENIED),
+            (ExitCode.OUT_OF_MEMORY, FailureReason.OUT_OF_MEMORY),
+        )
+    ),
+    *(
+        Row(
+            f"gates that do not hold under onGateFailure {choice} fail the run",
+            (*begin, fails(ExitCode.GATE_FAILED, FailureReason.GATE_FAILED), settle),
+            "Failed",
+            "GateFailed",
+            LOST,
+            spec=f"onGateFailure: {choice}",
+            created=1,
+        )
+        for choice in ("Fail", "Escalate")
+    ),
+    Row(
+        "a container that was killed for memory has failed, with advice",
+        (*begin, World.oom_killed, settle),
+        "Failed",
+        "OutOfMemory",
+        LOST,
+        created=1,
+        failure=FailureReason.OUT_OF_MEMORY,
+        jobs=0,
+    ),
+    Row(
+        "memory that the user chose is not raised",
+        (*begin, World.oom_killed, settle),
+        "Failed",
+        "OutOfMemory",
+        LOST,
+        spec="pod: {resources: {limits: {memory: 4Gi}}}",
+        settings=CEILING,
+        created=1,
+    ),
+    Row(
+        "a pod that used more disk than it may has failed, with advice",
+        (*begin, World.evicted_for_disk, settle),
+        "Failed",
+        "DiskFull",
+        LOST,
+        says="exceeds the limit",
+        failure=FailureReason.DISK_FULL,
+    ),
+    Row(
+        "a Job whose pods are gone tells why by itself",
+        (
+            *begin,
+            fails(ExitCode.ACCESS, FailureReason.ACCESS_DENIED),
+            World.controllers,
+            lose_pods,
+            settle,
+            after(60),
+            settle,
+        ),
+        "Failed",
+        "AccessDenied",
+        LOST,
+        says="its pods are gone",
+    ),
+    Row(
+        "a run that takes too long is ended",
+        (*begin, after(86_400), settle),
+        "Failed",
+        "DeadlineExceeded",
+        LOST,
+        jobs=0,
+        failure=FailureReason.DEADLINE_EXCEEDED,
+    ),
+    Row(
+        "a worker that published while nobody looked is not ended by its deadline",
+        (*begin, publish, after(86_400), settle),
+        "Succeeded",
+        "Published",
+        DONE,
+    ),
+    Row(
+        "a deadline that was raised after it had passed counts from the new try on",
+        (*begin, after(86_400), World.pass_once, edit("activeDeadlineSeconds: 90000"), settle),
+        "Pending",
+        "Pending",
+        WORKING,
+        created=2,
+    ),
+    Row(
+        "a try that is going is not ended by the deadline that it had",
+        (*begin, after(86_400), World.pass_once, edit("pod: {labels: {a: b}}"), settle),
+        "Pending",
+        "Pending",
+        WORKING,
+        created=2,
+    ),
+    Row(
+        "the deadline counts over all attempts",
+        (*begin, after(50_000), *unavailable, start, after(40_000), settle),
+        "Failed",
+        "DeadlineExceeded",
+        LOST,
+    ),
+    Row(
+        "a queue that evicts the Job does not make the deadline begin again",
+        (settle, unsuspend, *begin, after(50_000), evict_from_queue, settle, after(40_000), settle),
+        "Failed",
+        "DeadlineExceeded",
+        LOST,
+        labels=QUEUE,
+    ),
+    Row(
+        "a pod that no node takes in time is given up",
+        (settle, World.unschedulable, settle, after(3600), settle),
+        "Failed",
+        "PendingDeadlineExceeded",
+        LOST,
+        says="3 Insufficient memory",
+        jobs=0,
+    ),
+    Row(
+        "an image that cannot be had in time is given up",
+        (settle, lambda w: w.waiting("ErrImagePull", "not found"), settle, after(3600), settle),
+        "Failed",
+        "ImageNotFound",
+        LOST,
+        says="not found",
+        jobs=0,
+    ),
+    Row(
+        "a Job that the server will never take has failed",
+        (rejects(422, "spec.template: Invalid value"), settle, takes_jobs, settle),
+        "Failed",
+        "JobRejected",
+        LOST,
+        says="Invalid value",
+        created=0,
+    ),
+    Row(
+        "what is over with no TTL is never looked at again",
+        (*begin, publish, settle, after(10_000_000), settle),
+        "Succeeded",
+        "Published",
+        DONE,
+    ),
+    Row(
+        "what is over is looked at again when its TTL passes",
+        (*begin, publish, settle, after(40), settle),
+        "Succeeded",
+        "Published",
+        DONE,
+        spec="ttlSecondsAfterFinished: 100",
+        requeue=60,
+    ),
+)
+
+REFUSED = (
+    Row(
+        "a method without an image is refused with those that have one",
+        (settle,),
+        "Failed",
+        "MethodUnavailable",
+        LOST,
+        spec="method: GPTQ",
+        says="Methods with an image: GGUF",
+        created=0,
+        failure=FailureReason.INVALID_SPEC,
+        events=("MethodUnavailable",),
+    ),
+    Row(
+        "Auto is refused where its choice has no image",
+        (settle,),
+        "Failed",
+        "MethodUnavailable",
+        LOST,
+        spec="method: Auto, goal: {hardware: GPU, priority: Quality}",
+        says="no image for method AWQ",
+        created=0,
+    ),
+    *(
+        Row(
+            f"{what} is refused unless the administrator allows it",
+            (settle,),
+            "Failed",
+            "NotPermitted",
+            LOST,
+            spec=spec,
+            says=says,
+            created=0,
+        )
+        for what, spec, says in (
+            ("a model's own code", "model: {trustRemoteCode: true}", "spec.model.trustRemoteCode"),
+            ("a pickle", "model: {allowPickle: true}", "spec.model.allowPickle"),
+            (
+                "a service account",
+                "pod: {serviceAccountName: admin}",
+                "spec.pod.serviceAccountName: admin",
+            ),
+            (
+                "a priority of the cluster's own",
+                "pod: {priorityClassName: system-node-critical}",
+                "for the cluster's own pods",
+            ),
+            (
+                "a variable that loads code",
+                "pod: {env: [{name: LD_PRELOAD, value: /volumes/a/b.so}]}",
+                "spec.pod.env: LD_PRELOAD",
+            ),
+            (
+                "a variable that shows GPUs",
+                "pod: {env: [{name: NVIDIA_VISIBLE_DEVICES, value: all}]}",
+                "NVIDIA_VISIBLE_DEVICES",
+            ),
+            (
+                "a hub of one's own beside a token",
+                (
+                    "model: {secretRef: {name: token}}, "
+                    "pod: {env: [{name: HF_ENDPOINT, value: 'http://evil'}]}"
+                ),
+                "could send the run's credentials",
+            ),
+            ("a label of the Job controller's", "pod: {labels: {job-name: a}}", "job-name"),
+        )
+    ),
+    *(
+        Row(
+            f"{what} runs where the administrator allows it",
+            (settle,),
+            "Pending",
+            "Pending",
+            WORKING,
+            spec=spec,
+            settings=SETTINGS.model_copy(update=allowed),
+            created=1,
+        )
+        for what, spec, allowed in (
+            ("a model's own code", "model: {trustRemoteCode: true}", {"allow_remote_code": True}),
+            ("a pickle", "model: {allowPickle: true}", {"allow_pickle": True}),
+            (
+                "a service account",
+                "pod: {serviceAccountName: irsa}",
+                {"allowed_service_accounts": ("irsa",)},
+            ),
+            (
+                "a guarded variable",
+                "pod: {env: [{name: PYTHONHASHSEED, value: '0'}]}",
+                {"allowed_env": ("PYTHONHASHSEED",)},
+            ),
+            (
+                "a hub of one's own without a token",
+                "pod: {env: [{name: HF_ENDPOINT, value: 'http://mirror'}]}",
+                {},
+            ),
+        )
+    ),
+    Row(
+        "a refusal ends when the administrator allows what was refused",
+        (settle, settings(allow_pickle=True), settle),
+        "Pending",
+        "Pending",
+        WORKING,
+        spec="model: {allowPickle: true}",
+        created=1,
+    ),
+    Row(
+        "a request that no environment variable can hold is refused",
+        (settle,),
+        "Failed",
+        "InvalidSpec",
+        LOST,
+        spec=f"evaluation: {{generations: {{prompts: [{', '.join(LONG_PROMPTS)}]}}}}",
+        says="a worker can be told at most 120000",
+        created=0,
+    ),
+    Row(
+        "a resource of a newer version is said to be unreadable and nothing is touched",
+        (*begin, of_a_newer_version, settle),
+        "Failed",
+        "InvalidSpec",
+        LOST,
+        says="spec.teleport: is not a field",
+        jobs=1,
+        created=1,
+    ),
+    Row(
+        "a run that was permitted when it began goes on when the administrator forbids it",
+        (*begin, settings(allow_pickle=False), settle),
+        "Running",
+        "Running",
+        WORKING,
+        spec="model: {allowPickle: true}",
+        settings=SETTINGS.model_copy(update={"allow_pickle": True}),
+        created=1,
+    ),
+    Row(
+        "a complete resource stays so under an older operator that cannot read it",
+        (*begin, publish, settle, grows_a_field, settle),
+        "Succeeded",
+        "Published",
+        DONE,
+        created=1,
+    ),
+    Row(
+        "a resource that can be read again goes on",
+        (*begin, of_a_newer_version, settle, understood_again, settle),
+        "Running",
+        "Running",
+        WORKING,
+        jobs=1,
+        created=1,
+    ),
+    Row(
+        "a status that cannot be read is made again from what there is",
+        (*begin, break_status, settle),
+        "Running",
+        "Running",
+        WORKING,
+        created=1,
+    ),
+    Row(
+        "a lost status of a complete run is made again from the worker's report",
+        (*begin, publish, settle, break_status, settle),
+        "Succeeded",
+        "Published",
+        DONE,
+        created=1,
+    ),
+)
+
+ROWS = (*ON_THE_WAY, *TRIED_AGAIN, *OVER, *REFUSED)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_decide(row: Row) -> None:
+    world = World(row.spec, settings=row.settings, labels=row.labels)  # type: ignore[arg-type]
+    for step in row.steps:
+        step(world)
+    plan = world.settle()
+    assert (world.status.phase, world.reason) == (row.phase, row.reason), world.message
+    assert tuple(sorted(world.true)) == tuple(sorted(row.true))
+    assert row.says in world.message
+    assert row.jobs is None or len(world.jobs) == row.jobs
+    assert row.created is None or len(world.created) == row.created
+    assert not row.events or tuple(world.events) == row.events
+    if row.failure:
+        assert world.status.failure
+        assert world.status.failure.reason is row.failure
+        assert world.status.failure.advice
+    if row.requeue is not None:
+        assert plan.requeue_after_seconds == row.requeue
