@@ -1,3 +1,5 @@
+"""A safetensors header is read with suspicion: whatever is wrong with it ends in a sentence."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
