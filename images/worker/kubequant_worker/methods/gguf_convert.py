@@ -52,9 +52,7 @@ class Converter:
     def convert(
         self, model: Path, target: Path, *, name: str, on_bytes: Callable[[int, int], None]
     ) -> None:
-        """Convert the checkpoint in `model` to the file `target`.
-
-        16 bits wide as the checkpoint is.
+        """Convert the checkpoint in `model` to the file `target`, 16 bits wide.
 
         `on_bytes` gets (bytes written just now, bytes in all).
 
@@ -121,8 +119,7 @@ def require_tokenizer(model: Path) -> None:
     if not any((model / name).is_file() for name in _TOKENIZER_FILES):
         raise BadRequestError(
             "spec.model: there is no tokenizer beside the weights (tokenizer.json, tokenizer.model "
-            "or "
-            "vocab.json with merges.txt)",
+            "or vocab.json with merges.txt)",
             reason=FailureReason.UNSUPPORTED_MODEL,
             advice="a GGUF file holds the tokenizer too: put its files into the model's folder",
         )
@@ -149,8 +146,7 @@ class _Refusals:
         if "trust_remote_code" in text:
             raise BadRequestError(
                 "spec.model: the model asks to run Python code that comes with it (auto_map), "
-                "which "
-                "spec.model.trustRemoteCode does not allow",
+                "which spec.model.trustRemoteCode does not allow",
                 reason=FailureReason.UNSUPPORTED_MODEL,
                 advice="read that code, then set spec.model.trustRemoteCode: true; or take a model "
                 "that needs none",
@@ -158,12 +154,10 @@ class _Refusals:
         if isinstance(error, NotImplementedError) and "pre-tokenizer" in text:
             raise BadRequestError(
                 "spec.model: llama.cpp does not know this byte-level BPE tokenizer (it recognizes "
-                "them by "
-                "a hash, and this one's is not among them)",
+                "them by a hash, and this one's is not among them)",
                 reason=FailureReason.UNSUPPORTED_MODEL,
                 advice="use a base model's own tokenizer unchanged, a SentencePiece "
-                "tokenizer.model, or "
-                "another method",
+                "tokenizer.model, or another method",
             ) from error
         if isinstance(error, KeyError):
             raise BadRequestError(

@@ -2,7 +2,7 @@
 
 It answers one request after another: quantize a file, load a model, tokenize, score windows,
 generate, collect an importance matrix. Rows of logits go to the parent through shared memory, in
-two slots, so that the parent works on one batch while the next is computed. The parent's half is
+slots, so that the parent works on one batch while the next is computed. The parent's half is
 `gguf_runtime`.
 """
 
@@ -99,9 +99,7 @@ class Engine:
         return self._loaded().generate(prompts, most)
 
     def score(self, windows: Sequence[TokenArray]) -> None:
-        """Put the logits of all windows, batch by batch, into the slots.
-
-        And tell the parent of each batch.
+        """Put the logits of all windows, batch by batch, into the slots, and tell the parent.
 
         The parent answers each batch when it is done with it; a slot is written again only after
         that.
@@ -134,10 +132,7 @@ class Engine:
     def collect(
         self, windows: Sequence[TokenArray], path: str, datasets: Sequence[str], chunk_tokens: int
     ) -> int:
-        """Write the importance matrix of the loaded model over `windows` to `path`.
-
-        Return its entries.
-        """
+        """Write the importance matrix over `windows` to `path`; return how many entries it has."""
         library = ctypes.CDLL(str(Path(lib.__file__).parent / "lib" / "libggml-base.so"))
         collector = Collector(library)
         callback = lib.ggml_backend_sched_eval_callback(collector)

@@ -99,10 +99,7 @@ class Batch:
         self.raw.seq_id = _pointer(self._pointers, ctypes.POINTER(ctypes.c_int32))
 
     def fill(self, pieces: Sequence[Piece], *, wanted: bool = True) -> int:
-        """Hold `pieces`, with logits wanted for all their tokens or none.
-
-        And return how many those are.
-        """
+        """Hold `pieces`, with logits for all their tokens or none; return how many those are."""
         at = 0
         for piece in pieces:
             count = len(piece.tokens)
@@ -242,9 +239,7 @@ class LoadedModel:
     def decode_windows(
         self, windows: Sequence[TokenArray], *, eval_callback: Any = None
     ) -> Iterator[tuple[list[tuple[int, int, int]], FloatRows]]:
-        """Yield, batch by batch, ([(window, first position, tokens), …].
-
-        All those tokens' rows of logits).
+        """Yield, batch by batch, ([(window, first position, tokens), …], those tokens' logits).
 
         Short windows share a batch as sequences of their own; long ones take several batches. The
         rows are the library's and valid until the next item.
@@ -309,8 +304,7 @@ class LoadedModel:
         if len(tokens) >= self.context_length:
             raise BadRequestError(
                 f"spec.evaluation.generations.prompts: a prompt has {len(tokens)} tokens; the "
-                "model's "
-                f"context is {self.context_length}"
+                f"model's context is {self.context_length}"
             )
         return tokens
 

@@ -1,6 +1,4 @@
-"""The parent's half of the llama.cpp engine.
-
-The child's handle, and the `Runtime` that evaluation uses.
+"""The parent's half of the llama.cpp engine: the child's handle, and the `Runtime` of evaluation.
 
 llama.cpp is not imported here; it lives in the child (`gguf_engine`).
 """
