@@ -258,7 +258,8 @@ def _decide_remote_code(*, trusted: bool) -> None:
 
     if not trusted:
         dynamic_module_utils.get_class_in_module = refuse
-    for name in ("AutoConfig", "AutoTokenizer", "AutoModelForCausalLM", "AutoProcessor"):
+    # AutoProcessor is left to the second lock: only to name it imports seconds' worth of modules.
+    for name in ("AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"):
         loader = getattr(transformers, name)
         loader.from_pretrained = _deciding(loader.from_pretrained, trusted=trusted)
 
