@@ -52,6 +52,11 @@ if TYPE_CHECKING:
     from kubequant_worker.methods import ProducedVariant
     from kubequant_worker.sources import FetchedModel
 
+# The roles of texts as reports name them, each with the field that names the text.
+DATASET_FIELDS = {
+    "calibration": "spec.calibration.dataset",
+    "evaluation": "spec.evaluation.perplexity.dataset",
+}
 RETRYABLE = frozenset({ExitCode.BUG, ExitCode.UNAVAILABLE, ExitCode.INTERRUPTED})
 # The libraries whose versions decide what comes out, as far as the image holds them.
 LIBRARIES = (
@@ -263,12 +268,7 @@ class Record:
         roles = [dataset.role for dataset in self.datasets if dataset.bundled]
         if not roles:
             return ()
-        fields = " and ".join(
-            "spec.calibration.dataset"
-            if role == "calibration"
-            else "spec.evaluation.perplexity.dataset"
-            for role in roles
-        )
+        fields = " and ".join(DATASET_FIELDS[role] for role in roles)
         return (
             (
                 f"The text that comes with kubequant was used; text of your own domain in {fields} "

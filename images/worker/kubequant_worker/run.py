@@ -1,6 +1,6 @@
 """One run: the stages in their order. What each stage does lives in its own module.
 
-Nothing here knows signals, exit codes or how progress is shown; that is `__main__`'s and `child`'s.
+Nothing here knows signals, exit codes or how progress is shown; that is `runner`'s and `sinks`'.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from kubequant_worker.evaluation.perplexity import measure_original, measure_var
 from kubequant_worker.manifest import Manifest
 from kubequant_worker.methods import Workspace, quantizer
 from kubequant_worker.methods.cpu import thread_count
-from kubequant_worker.methods.gguf_convert import architecture
 from kubequant_worker.preflight import check_room, refuse_what_is_missing
 from kubequant_worker.provenance import statement
 from kubequant_worker.record import MeasuredVariant, Record, now
 from kubequant_worker.sources import fetch_model, inspect_model
+from kubequant_worker.sources.model_folder import architecture
 from kubequant_worker.stores import AlreadyPublishedError, Place, open_store
 from kubequant_worker.texts import Texts
 

@@ -5,12 +5,13 @@ Reading files is `datasets`' affair and fetching them `sources`'; here is decide
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kubequant.api.contract import DatasetReport, FailureReason
 from kubequant_worker.chat import chat_template
 from kubequant_worker.datasets import Role, bundled_text, read_dataset, require_different
 from kubequant_worker.errors import BadRequestError
+from kubequant_worker.record import DATASET_FIELDS
 from kubequant_worker.sources import fetch_dataset
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 # No language packs more text into a token than this; reading stops once maxTokens are sure.
 CHARACTERS_PER_TOKEN = 16
+
+
+REPORTED: dict[Role, Literal["calibration", "evaluation"]] = {
+    Role.CALIBRATION: "calibration",
+    Role.MEASUREMENT: "evaluation",
+}
 
 
 class Texts:
@@ -57,7 +64,7 @@ class Texts:
         """Return what the report says of a text that was read."""
         text = self._read[role]
         return DatasetReport(
-            role="calibration" if role is Role.CALIBRATION else "evaluation",
+            role=REPORTED[role],
             bundled=text.bundled,
             uri="" if text.bundled else text.name,
             revision=self._revisions.get(role, ""),
@@ -70,22 +77,18 @@ class Texts:
         self, role: Role, dataset: Dataset | None, *, templated: bool, most: int | None
     ) -> TextSet:
         if role not in self._read:
-            name = "calibration" if role is Role.CALIBRATION else "evaluation"
             self._read[role] = (
                 bundled_text(role)
                 if dataset is None
-                else self._own_text(role, dataset, name, templated=templated, most=most)
+                else self._own_text(role, dataset, templated=templated, most=most)
             )
         return self._read[role]
 
     def _own_text(
-        self, role: Role, dataset: Dataset, name: str, *, templated: bool, most: int | None
+        self, role: Role, dataset: Dataset, *, templated: bool, most: int | None
     ) -> TextSet:
-        field = (
-            "spec.calibration.dataset"
-            if role is Role.CALIBRATION
-            else "spec.evaluation.perplexity.dataset"
-        )
+        name = REPORTED[role]
+        field = DATASET_FIELDS[name]
         fetched = fetch_dataset(
             dataset,
             into=self._layout.scratch / "datasets" / name,

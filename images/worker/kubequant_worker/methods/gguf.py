@@ -22,7 +22,7 @@ from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import Baseline, Needs, ProducedVariant
 from kubequant_worker.methods.child import ChildFailedError
 from kubequant_worker.methods.gguf_check import CHECK_TEXT, compare, judge, tokenization_warning
-from kubequant_worker.methods.gguf_convert import Converter, architecture, require_tokenizer
+from kubequant_worker.methods.gguf_convert import Converter, require_tokenizer
 from kubequant_worker.methods.gguf_file import TYPE_NUMBERS, GGUFHeader, read_header
 from kubequant_worker.methods.gguf_runtime import LlamaEngine, LlamaRuntime, engine_name
 from kubequant_worker.methods.gguf_types import (
@@ -33,6 +33,7 @@ from kubequant_worker.methods.gguf_types import (
     type_counts,
 )
 from kubequant_worker.methods.memory import available_bytes
+from kubequant_worker.sources.model_folder import architecture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

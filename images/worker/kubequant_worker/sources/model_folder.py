@@ -138,3 +138,26 @@ def _read_json(path: Path) -> dict[str, Any]:
             reason=FailureReason.UNSUPPORTED_MODEL,
         )
     return content
+
+
+def architecture(model: Path) -> str:
+    """Return the architecture that config.json names, "" where it names none.
+
+    Raises:
+        BadRequestError: config.json is missing or no JSON object.
+    """
+    try:
+        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadRequestError(
+            "spec.model: there is no config.json beside the weights",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+            advice="publish the whole checkpoint as transformers writes it (save_pretrained)",
+        ) from None
+    except ValueError as error:
+        raise BadRequestError(
+            f"spec.model: config.json cannot be read: {error}",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+        ) from None
+    names = config.get("architectures") if isinstance(config, dict) else None
+    return str(names[0]) if isinstance(names, list) and names else ""
