@@ -11,13 +11,44 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "tools"
-# name -> the package that its module's `tool` line names.
-PACKAGES = {
-    "versitygw": "github.com/versity/versitygw/cmd/versitygw",
-    "toxiproxy": "github.com/Shopify/toxiproxy/v2/cmd/server",
+KUBERNETES = "v1.37.2"
+_VERSION = "k8s.io/component-base/version"
+_KUBERNETES_FLAGS = (
+    f"-X {_VERSION}.gitVersion={KUBERNETES} -X {_VERSION}.gitMajor=1 -X {_VERSION}.gitMinor=37"
+)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A package that the `tool` line of a module under `tools/` names."""
+
+    module: str
+    package: str
+    linker_flags: str = ""
+
+
+def _kubernetes(name: str) -> Program:
+    return Program("kubernetes", f"k8s.io/kubernetes/cmd/{name}", _KUBERNETES_FLAGS)
+
+
+# name -> where it is built from. A new program needs a row here and a module that names it.
+PROGRAMS = {
+    "coredns": Program("coredns", "github.com/coredns/coredns"),
+    "etcd": Program("etcd", "go.etcd.io/etcd/server/v3"),
+    "kube-apiserver": _kubernetes("kube-apiserver"),
+    "kube-controller-manager": _kubernetes("kube-controller-manager"),
+    "kube-proxy": _kubernetes("kube-proxy"),
+    "kube-scheduler": _kubernetes("kube-scheduler"),
+    "kubectl": _kubernetes("kubectl"),
+    "kubelet": _kubernetes("kubelet"),
+    "kwok": Program("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+    "registry": Program("registry", "github.com/distribution/distribution/v3/cmd/registry"),
+    "toxiproxy": Program("toxiproxy", "github.com/Shopify/toxiproxy/v2/cmd/server"),
+    "versitygw": Program("versitygw", "github.com/versity/versitygw/cmd/versitygw"),
 }
 
 
@@ -29,9 +60,11 @@ def cache_folder() -> Path:
 
 def tool(name: str) -> Path:
     """Return the program `name`, building it where the cache does not hold this version of it."""
-    module = FOLDER / name
+    recipe = PROGRAMS[name]
+    module = FOLDER / recipe.module
     parts = [(module / file).read_bytes() for file in ("go.mod", "go.sum")]
-    key = hashlib.sha256(b"\0".join((PACKAGES[name].encode(), *parts))).hexdigest()[:12]
+    words = f"{recipe.package} {recipe.linker_flags}".strip()
+    key = hashlib.sha256(b"\0".join((words.encode(), *parts))).hexdigest()[:12]
     program = cache_folder() / "tools" / f"{name}-{key}"
     if program.is_file():
         return program
@@ -40,19 +73,20 @@ def tool(name: str) -> Path:
     with (program.parent / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not program.is_file():
-            _build(name, module, program)
+            _build(name, recipe, program)
     return program
 
 
-def _build(name: str, module: Path, program: Path) -> None:
+def _build(name: str, recipe: Program, program: Path) -> None:
     partial, log = program.with_suffix(".partial"), program.with_suffix(".log")
-    _say(f"building {name} from its Go module, once (a minute or two; log: {log})")
-    command = ["go", "build", "-trimpath", "-o", str(partial), PACKAGES[name]]
+    _say(f"building {name} from its Go module, once (seconds to five minutes; log: {log})")
+    command = ["go", "build", "-trimpath", "-ldflags", f"-s -w {recipe.linker_flags}".strip()]
+    command += ["-o", str(partial), recipe.package]
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"}
     started = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=module, env=environment, stdout=output, stderr=output
+            command, cwd=FOLDER / recipe.module, env=environment, stdout=output, stderr=output
         )
         while True:
             try:

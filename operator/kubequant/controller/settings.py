@@ -77,6 +77,9 @@ class Settings(BaseModel):
     concurrency: Annotated[int, Field(ge=1, le=200)] = 20
     """How many resources are worked on at once."""
 
+    probe_port: Annotated[int, Field(ge=1, le=65_535)] = 8081
+    """The port of /healthz and /readyz."""
+
     @field_validator("images", mode="after")
     @classmethod
     def _every_image(cls, images: dict[ImageKey, str]) -> dict[ImageKey, str]:

@@ -1,0 +1,168 @@
+"""Holds the index against what the API server lists: once at the start, then every few minutes.
+
+At the start it says when all that there is has come through the watches; no pass is made before,
+since one that knew a resource and not yet its Job would ask for it again. Later it mends what a
+watch never told: objects that went while it was cut off (a new list does not name what is gone),
+and changes that a dead watch did not deliver. Only metadata is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from kubequant.controller.cluster import JOBS, PODS, RESOURCES, ApiError, Kind, NotFound
+from kubequant.controller.index import own_key, owner_key, version_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from kubequant.controller.cluster import ApiServer, Body
+    from kubequant.controller.index import Index, Key, Store
+    from kubequant.controller.workqueue import WorkQueue
+
+_LOG: Final = logging.getLogger(__name__)
+
+INTERVAL_SECONDS: Final = 300.0
+PATIENCE_SECONDS: Final = 15.0
+"""How far a watch may lag behind a list before it counts as dead."""
+_LOOK_SECONDS: Final = 0.05
+_ASK_AGAIN_SECONDS: Final = 5.0
+_LIST_AGAIN_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """One object that a list named."""
+
+    kind: Kind
+    key: Key
+    uid: str
+    name: str
+    version: int
+
+
+@dataclass(slots=True)
+class Audit:
+    """Compares the index with the server; used by one event loop."""
+
+    index: Index
+    queue: WorkQueue[Key]
+    server: ApiServer
+    namespaces: tuple[str, ...] = ()
+    interval_seconds: float = INTERVAL_SECONDS
+    patience_seconds: float = PATIENCE_SECONDS
+    complete: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the index held all that there was at the start."""
+    is_deaf: bool = False
+    """Whether a watch did not tell of a change that is longer ago than our patience."""
+
+    async def until_served(self) -> None:
+        """Wait until the server knows our kind and lets us list it."""
+        while True:
+            try:
+                for namespace in self._namespaces():
+                    async for _ in self.server.listed(RESOURCES, namespace):
+                        break
+            except NotFound:
+                _LOG.warning("the API server knows no QuantizationJob: apply the CRD (crds/)")
+            except ApiError as trouble:
+                _LOG.warning("QuantizationJobs cannot be listed: %s", trouble.message)
+            else:
+                return
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+
+    async def run(self) -> None:
+        """Wait until the index is complete, then compare for ever."""
+        await self.until_complete()
+        while True:
+            await asyncio.sleep(self.interval_seconds)
+            try:
+                await self.compare()
+            except ApiError as trouble:
+                _LOG.warning("the index could not be compared: %s", trouble.message)
+
+    async def until_complete(self) -> None:
+        """Wait until everything that is listed now has come through the watches."""
+        while not self.complete.is_set():
+            try:
+                listed = [one for kind in self._stores() for one in await self._list(kind)]
+            except ApiError as trouble:
+                _LOG.warning("the first list failed: %s", trouble.message)
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)
+                continue
+            # An object that is deleted meanwhile never comes; a new list does not name it.
+            if not await self._wait_for(listed, _LIST_AGAIN_SECONDS, is_enough=self._is_known):
+                self.complete.set()
+                _LOG.info("ready: %d objects", len(listed))
+
+    async def compare(self) -> None:
+        """Compare once, and mend what differs."""
+        behind: list[_Listed] = []
+        for kind, (store, _) in self._stores().items():
+            known = list(store.objects())
+            listed = await self._list(kind)
+            named = {one.uid for one in listed}
+            for key, uid in known:
+                if uid not in named and store.discard(key, uid):
+                    _LOG.info("%s/%s: one of its %s is gone unnoticed", *key, kind.plural)
+                    self.queue.add(key)
+            behind += [one for one in listed if not self._is_current(one)]
+        behind = await self._wait_for(behind, self.patience_seconds, is_enough=self._is_current)
+        self.is_deaf = False
+        for one in behind:
+            await self._mend(one)
+
+    async def _mend(self, one: _Listed) -> None:
+        store, _ = self._stores()[one.kind]
+        try:
+            body = await self.server.read(one.kind, one.key[0], one.name)
+        except NotFound:
+            return
+        if body["metadata"]["uid"] == one.uid and store.put(one.key, body):
+            _LOG.warning("%s/%s: a watch of %s tells nothing", *one.key, one.kind.plural)
+            self.is_deaf = True
+            self.queue.add(one.key)
+
+    async def _list(self, kind: Kind) -> list[_Listed]:
+        _, key_of = self._stores()[kind]
+        return [
+            _Listed(kind, key, item["metadata"]["uid"], item["metadata"]["name"], version_of(item))
+            for namespace in self._namespaces()
+            async for item in self.server.listed(kind, namespace)
+            if (key := key_of(item))[1]
+        ]
+
+    async def _wait_for(
+        self, wanted: list[_Listed], seconds: float, *, is_enough: Callable[[_Listed], bool]
+    ) -> list[_Listed]:
+        """Return what of `wanted` is still not there after at most so many seconds."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        missing = [one for one in wanted if not is_enough(one)]
+        while missing and loop.time() < until:
+            await asyncio.sleep(_LOOK_SECONDS)
+            missing = [one for one in missing if not is_enough(one)]
+        return missing
+
+    def _is_known(self, one: _Listed) -> bool:
+        store, _ = self._stores()[one.kind]
+        return store.version(one.key, one.uid) is not None
+
+    def _is_current(self, one: _Listed) -> bool:
+        store, _ = self._stores()[one.kind]
+        version = store.version(one.key, one.uid)
+        return version is not None and version >= one.version
+
+    def _namespaces(self) -> tuple[str, ...]:
+        return self.namespaces or ("",)
+
+    def _stores(self) -> Mapping[Kind, tuple[Store[Any], Callable[[Body], Key]]]:
+        index = self.index
+        return {
+            RESOURCES: (index.resources, own_key),
+            JOBS: (index.jobs, owner_key),
+            PODS: (index.pods, owner_key),
+        }
