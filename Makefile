@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check generate bench train-tiny-model clean
+.PHONY: help setup demo test check images cluster-up cluster-down generate bench train-tiny-model clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,8 +29,21 @@ check: $(READY) ## ruff, mypy and the layers
 test: check ## the checks and every test
 	$(BIN)/pytest
 
-generate: $(READY) ## write again what is generated from the models: the CRD and the JSON schemas
+cluster-up: $(READY) ## start a Kubernetes cluster and an S3 server on this machine (root; the first time: 15 minutes)
+	@$(BIN)/python -m tests.testbed up
+
+cluster-down: $(READY) ## stop what cluster-up started and leave nothing behind
+	@$(BIN)/python -m tests.testbed down
+
+images: ## build the images with docker, podman or buildah (one of them: make image-<name>)
+	$(PYTHON) images/build.py all
+
+image-%:
+	$(PYTHON) images/build.py $*
+
+generate: $(READY) ## write again what is generated: the CRD, the JSON schemas, what deploy/ installs
 	$(BIN)/python -m kubequant.api.crd
+	$(BIN)/python deploy/generate.py
 
 bench: $(READY) ## measure the figures of docs/benchmarks.md, each against a peer in the same run
 	$(BIN)/python -m tests.bench
@@ -39,4 +52,4 @@ train-tiny-model: $(READY) ## train examples/models/tiny-llama again (30 minutes
 	$(BIN)/python examples/models/train_tiny_llama.py
 
 clean: ## remove what the other targets made in this folder (the cache outside of it stays)
-	rm -rf $(VENV) out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) out build dist images/gguf/wheels .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -13,20 +13,44 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.testbed import packages
 
 TESTS = Path(__file__).parent
 
 
 def _needs_go() -> str:
-    return "" if shutil.which("go") else "Go is not installed (the S3 server is built with it)"
+    return "" if shutil.which("go") else "Go is not installed (servers are built with it)"
 
 
 def _needs_linux() -> str:
     return "" if sys.platform == "linux" else "it reads /proc and needs Linux"
 
 
+def _needs_root() -> str:
+    if os.environ.get("KUBEQUANT_TEST_KUBECONFIG") or os.geteuid() == 0:
+        return ""
+    return "a cluster's node needs root (or a cluster in KUBEQUANT_TEST_KUBECONFIG)"
+
+
+def _needs_to_be_root() -> str:
+    return "" if os.geteuid() == 0 else "images are built and run as root"
+
+
+def _needs_packages() -> str:
+    if packages.can_install():
+        return ""
+    names = " ".join(packages.missing())
+    return names and f"these Debian packages are missing and apt-get cannot install them: {names}"
+
+
+def _needs_programs() -> str:
+    return "" if os.environ.get("KUBEQUANT_TEST_KUBECONFIG") else _needs_packages()
+
+
 # folder -> what it needs; each need answers with "" or with what is missing.
 TIERS = {
+    "cluster": (_needs_linux, _needs_go, _needs_root, _needs_programs),
+    "images": (_needs_linux, _needs_to_be_root, _needs_packages),
     "worker": (_needs_linux, _needs_go),
 }
 _missing: dict[str, str] = {}

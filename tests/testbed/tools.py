@@ -20,6 +20,8 @@ _VERSION = "k8s.io/component-base/version"
 _KUBERNETES_FLAGS = (
     f"-X {_VERSION}.gitVersion={KUBERNETES} -X {_VERSION}.gitMajor=1 -X {_VERSION}.gitMinor=37"
 )
+# What a folder that envtest's setup fills holds.
+KUBEBUILDER_PROGRAMS = ("etcd", "kube-apiserver", "kubectl")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,14 @@ def cache_folder() -> Path:
 
 
 def tool(name: str) -> Path:
-    """Return the program `name`, building it where the cache does not hold this version of it."""
+    """Return the program `name`, building it where the cache does not hold this version of it.
+
+    Where KUBEBUILDER_ASSETS names a folder, the control plane's programs are taken from it.
+    """
+    if assets := os.environ.get("KUBEBUILDER_ASSETS"):
+        given = Path(assets) / name
+        if name in KUBEBUILDER_PROGRAMS and given.is_file():
+            return given
     recipe = PROGRAMS[name]
     module = FOLDER / recipe.module
     parts = [(module / file).read_bytes() for file in ("go.mod", "go.sum")]

@@ -19,7 +19,7 @@ from kubernetes.aio.config import ConfigException
 
 from kubequant import __version__
 from kubequant.controller.audit import Audit
-from kubequant.controller.cluster import api_server
+from kubequant.controller.cluster import CONTROLLER, api_server
 from kubequant.controller.environment import InvalidSettingsError, read_settings, variable
 from kubequant.controller.handlers import Watches, connection, kopf_settings
 from kubequant.controller.index import Index, Key
@@ -127,6 +127,8 @@ async def _watch(reconciler: Reconciler, settings: Settings) -> None:
         registry=registry,
         settings=kopf_settings(),
         standalone=True,
+        # kopf would ask for the user's name, which an arbitrary UID of a container does not have.
+        identity=CONTROLLER,  # type: ignore[arg-type]
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
     )

@@ -130,11 +130,11 @@ def failure_of(pod: PodView, digest: str) -> Failure:
             FailureReason.DISK_FULL, f"The pod {pod.name} was evicted: {pod.why}", pod.exit_code
         )
     if pod.oom_killed:
-        return _failure(
-            FailureReason.OUT_OF_MEMORY,
-            f"The container of pod {pod.name} was killed by the kernel for lack of memory.",
-            pod.exit_code,
+        limit = f" at its limit of {pod.memory_limit}" if pod.memory_limit else ""
+        words = (
+            f"The container of pod {pod.name} was killed by the kernel for lack of memory{limit}."
         )
+        return _failure(FailureReason.OUT_OF_MEMORY, words, pod.exit_code)
     return _by_exit_code(pod, said)
 
 

@@ -93,7 +93,8 @@ async def connection(configuration: Configuration) -> kopf.ConnectionInfo:
         ca_path=configuration.ssl_ca_cert,
         insecure=not configuration.verify_ssl,
         scheme="Bearer" if token else None,
-        token=token.removeprefix("Bearer ") or None,
+        # Of a kubeconfig it reads "Bearer ...", of a pod's service account "bearer ...".
+        token=token.rpartition(" ")[2] or None,
         certificate_path=configuration.cert_file,
         private_key_path=configuration.key_file,
     )

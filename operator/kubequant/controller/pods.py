@@ -64,6 +64,8 @@ class PodView:
     finished_at: datetime | None = None
     exit_code: int | None = None
     oom_killed: bool = False
+    memory_limit: str = ""
+    """The worker's limit as the pod has it, "8Gi"; empty where there is none."""
     evicted: bool = False
     """The kubelet ended it, and not for the node's sake: it used more disk than it may."""
     termination_message: str = ""
@@ -101,6 +103,7 @@ def read_pod(body: Mapping[str, Any]) -> PodView:
         finished_at=ended.finished_at if ended else None,
         exit_code=ended.exit_code if ended else None,
         oom_killed=ended is not None and ended.reason == "OOMKilled",
+        memory_limit=_memory_limit(pod),
         evicted=kind is PodState.FAILED and status.reason == "Evicted",
         # One character too many is kept, so that a reader sees that it was cut.
         termination_message=((ended.message or "") if ended else "")[: LONGEST_MESSAGE + 1],
@@ -110,6 +113,13 @@ def read_pod(body: Mapping[str, Any]) -> PodView:
 def _controller_uid(pod: V1Pod) -> str:
     owners = (pod.metadata.owner_references or []) if pod.metadata else []
     return next((owner.uid for owner in owners if owner.controller and owner.kind == "Job"), "")
+
+
+def _memory_limit(pod: V1Pod) -> str:
+    for container in pod.spec.containers if pod.spec else ():
+        if container.name == names.CONTAINER and container.resources is not None:
+            return (container.resources.limits or {}).get("memory", "")
+    return ""
 
 
 def _container_state(status: V1PodStatus) -> V1ContainerState:

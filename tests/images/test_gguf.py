@@ -1,0 +1,128 @@
+"""The GGUF image does a worker's work as a pod has it do: from a variable to files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.images.containers import USER, Mount
+
+from kubequant.api.contract import ExitCode, decode_termination
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.images.containers import Container
+
+TINY = Path(__file__).parents[2] / "examples" / "models" / "tiny-llama"
+DIGEST = "0123abcd"
+SPEC = {
+    "model": {"uri": "pvc://models/tiny-llama"},
+    "method": "GGUF",
+    "gguf": {"types": ["Q4_K_M"]},
+    "evaluation": {
+        "perplexity": {"maxTokens": 2048},
+        "generations": {"prompts": ["def read("], "maxNewTokens": 8},
+    },
+    "output": {"uri": "pvc://artifacts/out"},
+}
+
+
+@dataclass
+class Pod:
+    """A worker's container and the folders that it may write to."""
+
+    container: Container
+    folder: Path
+
+    @property
+    def artifact(self) -> Path:
+        return self.folder / "artifacts" / "out" / "tiny" / DIGEST
+
+    @property
+    def message(self) -> str:
+        return (self.folder / "termination-log").read_text()
+
+
+@pytest.fixture
+def pod(container: Callable[..., Container], tmp_path: Path) -> Callable[..., Pod]:
+    """Make a pod of the GGUF image that runs as `user`, with `spec` over a small, quick one."""
+
+    def make(user: int = USER, **spec: Any) -> Pod:
+        for name in ("scratch", "artifacts"):
+            (tmp_path / name).mkdir()
+            os.chown(tmp_path / name, user, user)
+        (tmp_path / "termination-log").touch()
+        os.chown(tmp_path / "termination-log", user, user)
+        shutil.copytree(TINY, tmp_path / "models" / "tiny-llama")
+        request = {
+            "namespace": "team", "name": "tiny", "digest": DIGEST, "spec": {**SPEC, **spec},
+            "image": "kubequant/gguf",
+        }  # fmt: skip
+        made = container(
+            "gguf",
+            user=user,
+            environment={"KUBEQUANT_RUN": json.dumps(request)},
+            mounts={
+                "/scratch": Mount(tmp_path / "scratch", writable=True),
+                "/volumes/models": Mount(tmp_path / "models"),
+                "/volumes/artifacts": Mount(tmp_path / "artifacts", writable=True),
+                "/dev/termination-log": Mount(tmp_path / "termination-log", writable=True),
+            },
+        )
+        return Pod(made, tmp_path)
+
+    return make
+
+
+@pytest.mark.parametrize("user", [USER, 1_000_650_000], ids=["our user", "a user of the cluster's"])
+def test_the_worker_in_the_image_quantizes_the_tiny_model(
+    pod: Callable[..., Pod], user: int
+) -> None:
+    one = pod(user)
+
+    done = one.container.run()
+
+    assert done.returncode == ExitCode.PUBLISHED, done.stderr
+    report = decode_termination(one.message)
+    assert report.outcome == "Published"
+    manifest = json.loads((one.artifact / "manifest.json").read_text())
+    files = {file["path"]: file for file in manifest["files"]}
+    assert "tiny-Q4_K_M.gguf" in files
+    for name, file in files.items():
+        content = (one.artifact / name).read_bytes()
+        assert len(content) == file["size"]
+        assert hashlib.sha256(content).hexdigest() == file["sha256"]
+
+
+def test_the_worker_in_the_image_ends_at_sigterm_and_says_so(pod: Callable[..., Pod]) -> None:
+    one = pod(evaluation={"perplexity": {"maxTokens": 100_000}})
+    process = one.container.start()
+    assert process.stdout is not None
+    for line in process.stdout:
+        if '"stage": "Fetching"' in line:
+            break
+    asked = time.monotonic()
+
+    one.container.signal("TERM")
+    process.communicate(timeout=60)
+
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert decode_termination(one.message).exit_code == ExitCode.INTERRUPTED
+    assert time.monotonic() - asked < 30, "the kubelet would have killed it"
+
+
+def test_a_request_that_is_none_ends_with_a_sentence(pod: Callable[..., Pod]) -> None:
+    one = pod(method="GGUF", gguf={"types": ["Q99"]})
+
+    done = one.container.run()
+
+    assert done.returncode == ExitCode.BAD_REQUEST
+    assert "KUBEQUANT_RUN is no RunRequest" in one.message
