@@ -1,0 +1,229 @@
+"""The whole road on a real cluster: install.yaml, a manifest, real images, an artifact in S3.
+
+The operator runs as a pod from its own image, the worker as a pod from the GGUF image; the artifact
+is downloaded with a client that shares nothing with ours, and measured by other code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from tests.cluster.operator_program import DEPLOY
+from tests.cluster.watched import Namespace
+from tests.testbed.images import build_image, push_image
+from tests.testbed.processes import start_s3
+from tests.testbed.storage import client_for
+
+from kubequant.api.digest import run_digest
+from kubequant.api.resource import read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.testbed.access import Access
+    from tests.testbed.api import Api
+    from tests.testbed.processes import Processes, S3Server
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "examples" / "models" / "tiny-llama"
+SYSTEM = "--namespace=kubequant-system"
+CONTEXT, TOKENS = 512, 8176
+S3_PORT = 9000
+SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def s3_for_pods(
+    cluster: Access, processes: Processes, tmp_path_factory: pytest.TempPathFactory
+) -> S3Server:
+    """An S3 server that pods reach."""
+    return start_s3(processes, tmp_path_factory.mktemp("s3"), cluster.host_address)
+
+
+@pytest.fixture(scope="module")
+def installed(cluster: Access, definition: str) -> Iterator[str]:
+    """deploy/install.yaml with our images where this cluster finds them; the Deployment's name."""
+    assert definition
+    operator = push_image(build_image("operator"), cluster.registry)
+    gguf = push_image(build_image("gguf"), cluster.registry)
+    objects = list(yaml.safe_load_all((DEPLOY / "install.yaml").read_text()))
+    (deployment,) = (one for one in objects if one["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    container["image"] = operator
+    images = {"name": "KUBEQUANT_OPERATOR_IMAGES", "value": json.dumps({"gguf": gguf})}
+    container["env"] = [*container["env"], images]
+    cluster.kubectl(
+        "apply", "--server-side", "--force-conflicts", "-f", "-", input=yaml.safe_dump_all(objects)
+    )
+    name = deployment["metadata"]["name"]
+    try:
+        cluster.kubectl("rollout", "status", f"deployment/{name}", SYSTEM, "--timeout=100s")
+        yield name
+    finally:
+        # The rights stay: other tests run the operator with them.
+        cluster.kubectl("delete", "deployment", name, SYSTEM, "--wait=true")
+
+
+@dataclass(frozen=True)
+class Team:
+    """A namespace with a bucket, a model in it and a Secret for both."""
+
+    namespace: Namespace
+    cluster: Access
+    s3: Any
+    bucket: str
+    endpoint: str
+
+    def manifest(self, **spec: Any) -> dict[str, Any]:
+        """Return examples/gguf-s3.yaml for this bucket."""
+        body: dict[str, Any] = yaml.safe_load((ROOT / "examples" / "gguf-s3.yaml").read_text())
+        place = {"s3": {"endpoint": self.endpoint, "region": "us-east-1"}}
+        access = {**place, "secretRef": {"name": "s3-writer"}}
+        dataset = {"uri": f"s3://{self.bucket}/held-out.txt", **access}
+        body["spec"] |= {
+            "model": {"uri": f"s3://{self.bucket}/tiny-llama", **access},
+            "output": {"uri": f"s3://{self.bucket}/out", **access},
+            "evaluation": {
+                "perplexity": {
+                    "dataset": dataset,
+                    "contextLength": CONTEXT,
+                    "maxTokens": TOKENS,
+                },
+                "generations": {"maxNewTokens": 8},
+            },
+            "pod": {"resources": {"requests": {"cpu": "1", "memory": "1Gi"}}},
+            **spec,
+        }
+        return body
+
+    def apply(self, body: dict[str, Any]) -> str:
+        """Apply a manifest as a person does; return the resource's name."""
+        words = ("apply", "-f", "-", f"--namespace={self.namespace.name}")
+        self.cluster.kubectl(*words, input=json.dumps(body))
+        return str(body["metadata"]["name"])
+
+    def wait(self, name: str) -> dict[str, Any]:
+        """Wait as a person does; return the status."""
+        where = f"--namespace={self.namespace.name}"
+        for _ in range(SECONDS // 60):
+            words = ("wait", "--for=condition=Complete", f"qj/{name}", where, "--timeout=60s")
+            if self.cluster.kubectl(*words, check=False).returncode == 0:
+                return self.namespace.status(name)
+            status = self.namespace.status(name)
+            assert status.get("phase") != "Failed", status
+        raise AssertionError(self.cluster.kubectl("describe", "qj", name, where).stdout)
+
+
+@pytest.fixture
+def team(
+    installed: str, cluster: Access, api: Api, namespace: str, s3_for_pods: S3Server
+) -> Iterator[Team]:
+    assert installed
+    server = s3_for_pods
+    client = client_for(server.endpoint, server.access_key, server.secret_key)
+    bucket = f"{namespace}-models"
+    client.create_bucket(Bucket=bucket)
+    for file in sorted(MODEL.iterdir()):
+        client.upload_file(str(file), bucket, f"tiny-llama/{file.name}")
+    client.put_object(Bucket=bucket, Key="held-out.txt", Body=_held_out().encode())
+    endpoint = cluster.expose(namespace, "s3", S3_PORT, server.port)
+    keys = (f"AWS_ACCESS_KEY_ID={server.access_key}", f"AWS_SECRET_ACCESS_KEY={server.secret_key}")
+    literal = [f"--from-literal={key}" for key in keys]
+    where = f"--namespace={namespace}"
+    cluster.kubectl("create", "secret", "generic", "s3-writer", *literal, where)
+    yield Team(Namespace(api, namespace), cluster, client, bucket, endpoint)
+    client.close()
+
+
+def _held_out() -> str:
+    """Return English that is no part of what the model was trained on: this project's own."""
+    documents = ("README.md", "CONTRIBUTING.md", "images/README.md", "docs/benchmarks.md")
+    return "\n\n".join((ROOT / name).read_text() for name in documents) * 2
+
+
+def downloaded(team: Team, status: dict[str, Any], folder: Path) -> dict[str, Path]:
+    """Download an artifact and hold every file against its manifest, as a user would."""
+    bucket, _, prefix = status["artifact"]["uri"].removeprefix("s3://").partition("/")
+    content = team.s3.get_object(Bucket=bucket, Key=f"{prefix}manifest.json")["Body"].read()
+    assert hashlib.sha256(content).hexdigest() == status["artifact"]["manifestSha256"]
+    files = {}
+    for entry in json.loads(content)["files"]:
+        path = folder / entry["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        team.s3.download_file(bucket, prefix + entry["path"], str(path))
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
+        files[entry["path"]] = path
+    listed = team.s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
+    assert {entry["Key"].removeprefix(prefix) for entry in listed} == {*files, "manifest.json"}
+    return files
+
+
+def by_other_code(model: Path, text: Path) -> float:
+    """Return the perplexity as a person computes it with llama-cpp-python."""
+    command = [sys.executable, "-m", "tests.bench.by_hand", "perplexity"]
+    done = subprocess.run(
+        [*command, str(model), str(text), str(TOKENS)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout)
+
+
+def test_a_manifest_becomes_an_artifact_that_is_what_its_status_says(
+    team: Team, tmp_path: Path
+) -> None:
+    body = team.manifest()
+    name = team.apply(body)
+    status = team.wait(name)
+    digest = run_digest(read_manifest(body).spec)
+    assert status["run"]["digest"] == digest
+    assert status["artifact"]["uri"] == f"s3://{team.bucket}/out/{name}/{digest}/"
+    files = downloaded(team, status, tmp_path)
+    text = tmp_path / "held-out.txt"
+    text.write_text(_held_out())
+    assert [variant["name"] for variant in status["variants"]] == ["Q5_K_M", "Q4_K_M"]
+    for variant in status["variants"]:
+        file = files[variant["uri"].rpartition("/")[2]]
+        assert variant["gatesPassed"] is True
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == variant["sha256"]
+        assert float(variant["perplexity"]) == pytest.approx(by_other_code(file, text), rel=0.005)
+    words = team.cluster.kubectl("describe", "qj", name, f"--namespace={team.namespace.name}")
+    assert "Published" in words.stdout
+
+
+def test_an_operator_pod_that_is_killed_in_the_middle_of_a_run_changes_nothing(
+    team: Team, tmp_path: Path
+) -> None:
+    name = team.apply(team.manifest(gguf={"types": ["Q8_0"]}))
+    team.namespace.reaches("Running", name=name, seconds=120)
+    label = "--selector=app.kubernetes.io/component=operator"
+    words = ("delete", "pod", label, SYSTEM, "--grace-period=0", "--force")
+    team.cluster.kubectl(*words)
+    status = team.wait(name)
+    assert status["run"]["attempts"] == 1
+    assert len(team.namespace.jobs()) == 1
+    assert downloaded(team, status, tmp_path)
+
+
+def test_the_same_manifest_applied_after_its_resource_was_deleted_publishes_nothing_again(
+    team: Team,
+) -> None:
+    body = team.manifest(gguf={"types": ["Q8_0"]})
+    name = team.apply(body)
+    first = team.wait(name)
+    where = f"--namespace={team.namespace.name}"
+    team.cluster.kubectl("delete", "qj", name, where)
+    team.apply(body)
+    status = team.namespace.reaches("AlreadyPublished", name=name, seconds=120)
+    assert status["artifact"] == first["artifact"]
+    assert status["variants"], "the numbers of the artifact that is there"
