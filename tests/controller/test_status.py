@@ -117,7 +117,7 @@ def test_attempts_count_pods_also_those_that_are_gone() -> None:
     assert world.status.run.attempts == 4
 
 
-def test_a_resource_costs_four_status_writes_in_its_life() -> None:
+def test_a_resource_costs_three_status_writes_and_one_event_in_its_life() -> None:
     world = World()
     world.pass_once()
     world.controllers()
@@ -131,7 +131,9 @@ def test_a_resource_costs_four_status_writes_in_its_life() -> None:
     world.pass_once()
     world.passes(100)
     world.pass_once()
-    assert world.status_writes == 4
+    assert world.status_writes == 3
+    assert world.events == ["Published"]
+    assert len(world.created) == 1
 
 
 def test_history_keeps_the_last_ten_runs_the_newest_first() -> None:

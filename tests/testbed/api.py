@@ -64,6 +64,13 @@ class Api:
         )
         return Answer(answer.status, json.loads(answer.data))
 
+    def text(self, path: str) -> str:
+        """Return what the server answers in plain text, as its metrics are."""
+        answer = self._client.rest_client.pool_manager.request(
+            "GET", f"{self._host}{path}", headers=self._headers, timeout=30
+        )
+        return str(answer.data.decode())
+
     def close(self) -> None:
         """Close the connection."""
         self._client.rest_client.pool_manager.clear()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 from tests.testbed.packages import plugin_folder, program
-from tests.testbed.tools import tool
+from tests.testbed.tools import cache_folder, tool
 
 if TYPE_CHECKING:
     from tests.testbed.certificates import Authority, Certificate
@@ -240,7 +240,8 @@ def registry_command(folder: Path, address: str) -> list[str]:
     """Write the image registry's configuration and return its command."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "registry.json"
-    storage = {"filesystem": {"rootdirectory": str(folder / "images")}}
+    # Layers of gigabytes are pushed once: blobs are named by their digests, so that clusters share.
+    storage = {"filesystem": {"rootdirectory": str(cache_folder() / "registry")}}
     content = {"version": "0.1", "storage": storage, "http": {"addr": address}}
     file.write_text(json.dumps({**content, "log": {"level": "warn"}}))
     return [str(tool("registry")), "serve", str(file)]

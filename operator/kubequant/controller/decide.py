@@ -57,7 +57,6 @@ _LONGEST_NOTE: Final = 1024
 """What an API server takes as an event's message."""
 
 _TOLD: Final[dict[Reason, EventType]] = {
-    Reason.RUNNING: EventType.NORMAL,
     Reason.DISRUPTED: EventType.NORMAL,
     Reason.QUEUED: EventType.NORMAL,
     Reason.USER_SUSPENDED: EventType.NORMAL,

@@ -36,9 +36,6 @@ def created(case: Case) -> Answer | None:
     if isinstance(order, Refusal):  # `refused` was asked before
         return None
     job = worker_job(order, case.settings)
-    created_event = PostEvent(
-        EventType.NORMAL, Reason.JOB_CREATED, f"Created the Job {case.job_name}."
-    )
     status = case.status.model_copy(
         update={
             "resolved": case.resolved(order.image),
@@ -51,8 +48,17 @@ def created(case: Case) -> Answer | None:
         verdict=waiting(case),
         status=status,
         actions=(CreateJob(job),),
-        events=(created_event,),
+        events=_told(case),
     )
+
+
+def _told(case: Case) -> tuple[PostEvent, ...]:
+    """Tell of a Job that follows another; of the first the status tells enough."""
+    before = case.resource.status
+    if before is None or before.run is None:
+        return ()
+    words = f"Created the Job {case.job_name}."
+    return (PostEvent(EventType.NORMAL, Reason.JOB_CREATED, words),)
 
 
 def _ran_out_of_memory(case: Case) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from kubequant.api.outcome import Stage
@@ -14,12 +15,15 @@ from kubequant.controller.pods import PodState
 from kubequant.controller.reasons import Reason
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from kubequant.api.status import Failure
     from kubequant.controller.case import Case
     from kubequant.controller.observe import PodView
 
+_FOR_THE_JOB: Final = timedelta(seconds=10)
+
 _WAITS: Final[dict[PodState, tuple[Reason, str]]] = {
-    PodState.PENDING: (Reason.PENDING, "The pod {pod} is being started."),
     PodState.UNSCHEDULABLE: (Reason.UNSCHEDULABLE, "No node takes the pod {pod}: {why}"),
     PodState.IMAGE_NOT_FOUND: (
         Reason.IMAGE_NOT_FOUND,
@@ -34,26 +38,38 @@ def running(case: Case) -> Answer:
     pod = case.latest
     failure = _last_failure(case)
     verdict = waiting(case) if pod is None else _verdict(case, pod, failure)
-    same_pod = case.status.run is not None and pod is not None
-    same_pod = same_pod and pod is not None and case.run().pod_name == _known_pod(case)
+    same_pod = pod is not None and pod.name[:253] == _known_pod(case)
     progress = case.status.progress if same_pod else None
     if pod is not None and pod.state is PodState.RUNNING and progress is None:
         # More the pod's state does not tell: the first stage has begun.
         progress = Progress(stage=Stage.PREFLIGHT, updated_at=pod.started_at)
+    until = _finishing_until(case, pod) if pod is not None else None
     resolved = case.status.resolved or case.resolved(case.job.image if case.job else "")
     return Answer(
         verdict=verdict,
         status=case.with_run(
             failure=failure, progress=progress, resolved=resolved, completion_time=None
         ),
+        look_again=(until,) if until else (),
     )
 
 
 def waiting(case: Case) -> Verdict:
-    """Return the verdict for a Job without a pod."""
+    """Return the verdict for a Job whose pod is on its ordinary way."""
     return Verdict(
-        Standing.WORKING, Reason.PENDING, f"The Job {case.job_name} is there; its pod is not yet."
+        Standing.WORKING, Reason.PENDING, f"The Job {case.job_name} waits for its pod to start."
     )
+
+
+def _finishing_until(case: Case, pod: PodView) -> datetime | None:
+    """Return until when a pod that did its work is told of as running.
+
+    The Job controller says so within a second or two, and then there is more to tell.
+    """
+    if pod.state is not PodState.SUCCEEDED or pod.finished_at is None:
+        return None
+    until = pod.finished_at + _FOR_THE_JOB
+    return until if case.now < until else None
 
 
 def _known_pod(case: Case) -> str:
@@ -69,10 +85,12 @@ def _last_failure(case: Case) -> Failure | None:
 
 
 def _verdict(case: Case, pod: PodView, failure: Failure | None) -> Verdict:
+    if pod.state is PodState.PENDING:
+        return waiting(case)
     if pod.state in _WAITS:
         reason, words = _WAITS[pod.state]
         return Verdict(Standing.WORKING, reason, words.format(pod=pod.name, why=pod.why))
-    if pod.state is PodState.RUNNING:
+    if pod.state is PodState.RUNNING or _finishing_until(case, pod):
         node = f" on node {pod.node}" if pod.node else ""
         words = f"The pod {pod.name} runs{node}."
         return Verdict(Standing.WORKING, Reason.RUNNING, words)
