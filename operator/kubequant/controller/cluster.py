@@ -226,25 +226,27 @@ class ApiServer:
 
 
 @asynccontextmanager
-async def api_server(connections: int) -> AsyncIterator[ApiServer]:
-    """Connect with the pod's service account, or with KUBECONFIG outside of a cluster.
+async def api_server(connections: int, kubeconfig: str | None = None) -> AsyncIterator[ApiServer]:
+    """Connect with the pod's service account, or outside of a cluster with a kubeconfig.
+
+    Without a file's name it is the one of KUBECONFIG, as kubectl takes it.
 
     Raises:
         kubernetes.aio.config.ConfigException: there is neither.
     """
-    configuration = await _configuration()
+    configuration = await _configuration(kubeconfig)
     configuration.connection_pool_maxsize = connections
     async with ApiClient(configuration) as client:
         client.user_agent = FIELD_MANAGER
         yield ApiServer(client)
 
 
-async def _configuration() -> Configuration:
+async def _configuration(kubeconfig: str | None) -> Configuration:
     configuration = Configuration()
     try:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except config.ConfigException:
-        await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        await config.load_kube_config(kubeconfig, client_configuration=configuration)  # type: ignore[no-untyped-call]
     return configuration
 
 
