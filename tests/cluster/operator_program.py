@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RIGHTS = ("namespace", "serviceaccount", "clusterrole", "clusterrolebinding", "users")
 ACCOUNT = ("kubequant-system", "kubequant-operator")
-READY_SECONDS = 30.0
+READY_SECONDS = 120.0
 SMALL = {
     "requests": {"cpu": "10m", "memory": "16Mi"},
     "limits": {"memory": "64Mi"},

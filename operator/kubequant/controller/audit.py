@@ -58,6 +58,16 @@ class Audit:
     """Set when the index held all that there was at the start."""
     is_deaf: bool = False
     """Whether a watch did not tell of a change that is longer ago than our patience."""
+    _stores: Mapping[Kind, tuple[Store[Any], Callable[[Body], Key]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Say which part of the index holds which kind, and by what key."""
+        index = self.index
+        self._stores = {
+            RESOURCES: (index.resources, own_key),
+            JOBS: (index.jobs, owner_key),
+            PODS: (index.pods, owner_key),
+        }
 
     async def until_served(self) -> None:
         """Wait until the server knows our kind and lets us list it."""
@@ -88,7 +98,7 @@ class Audit:
         """Wait until everything that is listed now has come through the watches."""
         while not self.complete.is_set():
             try:
-                listed = [one for kind in self._stores() for one in await self._list(kind)]
+                listed = [one for kind in self._stores for one in await self._list(kind)]
             except ApiError as trouble:
                 _LOG.warning("the first list failed: %s", trouble.message)
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
@@ -101,7 +111,7 @@ class Audit:
     async def compare(self) -> None:
         """Compare once, and mend what differs."""
         behind: list[_Listed] = []
-        for kind, (store, _) in self._stores().items():
+        for kind, (store, _) in self._stores.items():
             known = list(store.objects())
             listed = await self._list(kind)
             named = {one.uid for one in listed}
@@ -116,7 +126,7 @@ class Audit:
             await self._mend(one)
 
     async def _mend(self, one: _Listed) -> None:
-        store, _ = self._stores()[one.kind]
+        store = self._store(one)
         try:
             body = await self.server.read(one.kind, one.key[0], one.name)
         except NotFound:
@@ -127,7 +137,7 @@ class Audit:
             self.queue.add(one.key)
 
     async def _list(self, kind: Kind) -> list[_Listed]:
-        _, key_of = self._stores()[kind]
+        _, key_of = self._stores[kind]
         return [
             _Listed(kind, key, item["metadata"]["uid"], item["metadata"]["name"], version_of(item))
             for namespace in self._namespaces()
@@ -141,28 +151,24 @@ class Audit:
         """Return what of `wanted` is still not there after at most so many seconds."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        missing = [one for one in wanted if not is_enough(one)]
-        while missing and loop.time() < until:
+        missing = list(wanted)
+        while True:
+            # Only the last is asked about: to go through all of them each time takes too long.
+            while missing and is_enough(missing[-1]):
+                missing.pop()
+            if not missing or loop.time() >= until:
+                return [one for one in missing if not is_enough(one)]
             await asyncio.sleep(_LOOK_SECONDS)
-            missing = [one for one in missing if not is_enough(one)]
-        return missing
 
     def _is_known(self, one: _Listed) -> bool:
-        store, _ = self._stores()[one.kind]
-        return store.version(one.key, one.uid) is not None
+        return self._store(one).version(one.key, one.uid) is not None
 
     def _is_current(self, one: _Listed) -> bool:
-        store, _ = self._stores()[one.kind]
-        version = store.version(one.key, one.uid)
+        version = self._store(one).version(one.key, one.uid)
         return version is not None and version >= one.version
+
+    def _store(self, one: _Listed) -> Store[Any]:
+        return self._stores[one.kind][0]
 
     def _namespaces(self) -> tuple[str, ...]:
         return self.namespaces or ("",)
-
-    def _stores(self) -> Mapping[Kind, tuple[Store[Any], Callable[[Body], Key]]]:
-        index = self.index
-        return {
-            RESOURCES: (index.resources, own_key),
-            JOBS: (index.jobs, owner_key),
-            PODS: (index.pods, owner_key),
-        }

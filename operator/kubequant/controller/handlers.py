@@ -68,6 +68,20 @@ class Watches:
         return registry
 
 
+class _NoEssence(kopf.DiffBaseStorage):
+    """What kopf compares bodies by: nothing. It would copy every body of every event for it."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Return an essence in which no two bodies differ."""
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        """Return nothing: nothing is stored."""
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Store nothing."""
+
+
 def kopf_settings() -> kopf.OperatorSettings:
     """Return how kopf is to watch."""
     settings = kopf.OperatorSettings()
@@ -82,6 +96,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.label_selectors["batch", "v1", "jobs"] = names.SELECTOR
     settings.watching.label_selectors["", "v1", "pods"] = names.SELECTOR
     settings.queueing.idle_timeout = _IDLE_SECONDS
+    settings.persistence.diffbase_storage = _NoEssence()
     return settings
 
 
