@@ -3,6 +3,7 @@ not."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
@@ -138,7 +139,7 @@ def test_names_and_columns_are_those_of_the_reference() -> None:
     assert names["categories"] == ["kubequant"]
     assert VERSION["subresources"] == {"status": {}}
     assert [name for name, column in columns.items() if not column.get("priority")] == [
-        *("METHOD", "PHASE", "STAGE", "PROGRESS", "SIZE REDUCTION", "PPL CHANGE", "AGE")
+        *("METHOD", "PHASE", "REASON", "STAGE", "PROGRESS", "SIZE REDUCTION", "PPL CHANGE", "AGE")
     ]
     assert {name for name, column in columns.items() if column.get("priority")} == {
         *("MODEL", "ENGINE", "ARTIFACT")
@@ -147,7 +148,7 @@ def test_names_and_columns_are_those_of_the_reference() -> None:
 
 def test_every_column_shows_a_field_that_exists() -> None:
     for column in VERSION["additionalPrinterColumns"]:
-        path = column["jsonPath"].replace("[0]", "[]")
+        path = re.sub(r"\[[^]]*\]", "[]", column["jsonPath"])
         if path != ".metadata.creationTimestamp":
             assert at(path)["type"] in {"string", "integer"}, path
 

@@ -107,7 +107,17 @@ def test_columns_show_how_far_a_run_is_and_what_came_out(
     header, row = table(control_plane, "get", "qj", finished, f"--namespace={shared_namespace}")
 
     assert header == [
-        *("NAME", "METHOD", "PHASE", "STAGE", "PROGRESS", "SIZE REDUCTION", "PPL CHANGE", "AGE")
+        *(
+            "NAME",
+            "METHOD",
+            "PHASE",
+            "REASON",
+            "STAGE",
+            "PROGRESS",
+            "SIZE REDUCTION",
+            "PPL CHANGE",
+            "AGE",
+        )
     ]
     assert row[:-1] == ["finished", "GGUF", "Succeeded", "Publishing", "100", "69.4", "2.2"]
 

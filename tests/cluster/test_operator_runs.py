@@ -34,7 +34,7 @@ def test_a_run_goes_from_apply_to_succeeded(team: Namespace, cluster: Access) ->
     assert status["variants"][0]["perplexityIncreasePercent"] == "2.2"
     assert status["startTime"] <= status["completionTime"]
     table = cluster.kubectl("get", "qj", f"--namespace={team.name}").stdout
-    assert table.split("\n")[1].split()[:6] == [
+    assert table.split("\n")[1].split()[:7] == [
         "tiny",
         "GGUF",
         "Succeeded",

@@ -30,6 +30,7 @@ _HEADER: Final = (
 _COLUMNS: Final = (
     ("Method", "string", ".spec.method", 0),
     ("Phase", "string", ".status.phase", 0),
+    ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', 0),
     ("Stage", "string", ".status.progress.stage", 0),
     ("Progress", "integer", ".status.progress.percent", 0),
     ("Size Reduction", "string", ".status.variants[0].sizeReductionPercent", 0),

@@ -15,7 +15,7 @@ from kubequant.controller import history, names, permissions
 from kubequant.controller.catalog import entry_for
 from kubequant.controller.manifest import LARGEST_REQUEST_BYTES, Order
 from kubequant.controller.plan import Action, DeleteJob, PostEvent
-from kubequant.controller.pods import PodState
+from kubequant.controller.pods import WAITING
 from kubequant.controller.reasons import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -145,16 +145,15 @@ class Case:
         )
 
     def run(self) -> Run:
-        """Return the run with its latest pod; each pod that is new to the status is an attempt."""
+        """Return the run with its latest pod that started; each of these is an attempt."""
         before = self.status.run or Run(digest=self.digest, job_name=self.job_name)
         latest = self.latest
-        if latest is None or latest.state is PodState.PENDING:
-            # A pod that is about to start is soon told of as running; each write has its price.
+        if latest is None or latest.state in WAITING:
             return before
         started = before.attempts + (1 if latest.name != before.pod_name else 0)
         return before.model_copy(
             update={
-                "attempts": max(len(self.pods), started),
+                "attempts": max(sum(pod.state not in WAITING for pod in self.pods), started),
                 "pod_name": latest.name[:253],
                 "node_name": latest.node[:253],
             }

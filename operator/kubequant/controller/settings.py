@@ -51,7 +51,7 @@ class Settings(BaseModel):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When the worker's image is pulled."""
     cpu_resources: ResourceRequirements = ResourceRequirements(
-        requests={"cpu": "2", "memory": "8Gi"}, limits={"memory": "8Gi"}
+        requests={"cpu": "1", "memory": "8Gi"}, limits={"memory": "8Gi"}
     )
     """What a run on CPUs gets where its spec does not say."""
     gpu_resources: ResourceRequirements = ResourceRequirements(
