@@ -1,0 +1,62 @@
+"""The operator with the rights of deploy/namespaced/: it works in its namespace, and only there."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from tests.cluster.operator_program import DEPLOY, SMALL, OperatorProgram, images
+from tests.cluster.watched import Namespace, acts, digest_of
+from tests.controller.builders import published
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.testbed.access import Access
+    from tests.testbed.api import Api
+
+
+pytestmark = pytest.mark.usefixtures("definition")
+
+
+@pytest.fixture
+def own(
+    cluster: Access,
+    api: Api,
+    actor: str,
+    namespace: str,
+    tmp_path: Path,
+) -> Iterator[tuple[Namespace, OperatorProgram]]:
+    """A namespace with its own operator, as a program with that account's token."""
+    parts = list(yaml.safe_load_all((DEPLOY / "namespaced" / "install.yaml").read_text()))
+    rights = [part for part in parts if part["kind"] != "Deployment"]
+    assert {part["kind"] for part in rights} == {"ServiceAccount", "Role", "RoleBinding"}
+    words = ("apply", "-f", "-", f"--namespace={namespace}")
+    cluster.kubectl(*words, input=yaml.safe_dump_all(rights))
+    account = cluster.kubeconfig_for_service_account(namespace, "kubequant-operator")
+    settings = {**images(actor), "CPU_RESOURCES": json.dumps(SMALL), "NAMESPACES": namespace}
+    program = OperatorProgram(account, tmp_path / "log", settings)
+    try:
+        program.start()
+        yield Namespace(api, namespace), program
+    finally:
+        program.close()
+
+
+def test_it_works_in_its_namespace_and_leaves_others_alone(
+    own: tuple[Namespace, OperatorProgram], api: Api, cluster: Access
+) -> None:
+    team, program = own
+    with cluster.namespace() as elsewhere:
+        other = Namespace(api, elsewhere)
+        other.apply()
+        team.apply(acts(message=published(digest_of())))
+        team.reaches("Published")
+        assert other.status() == {"observedGeneration": -1}
+        assert not other.jobs()
+    lines = [json.loads(line) for line in program.text().splitlines()]
+    assert any("Succeeded" in line["message"] for line in lines), "the log is JSON by default"
+    assert not [line for line in lines if line["severity"] not in {"info", "debug"}]
