@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from kubequant.controller.cluster import (
+    RESOURCES,
     AlreadyExists,
     Conflict,
     NotFound,
@@ -73,7 +74,7 @@ class Reconciler:
         try:
             wait = await self.reconcile(key)
         except Conflict as conflict:
-            # What changed is on its way through the watch; the pass after that knows of it.
+            # Somebody was quicker; the next pass knows of it.
             _LOG.debug("%s/%s changed meanwhile: %s", *key, conflict.message)
             self.queue.retry(key)
         except (Unavailable, Refused, NotFound) as trouble:
@@ -188,6 +189,10 @@ class Reconciler:
         except NotFound:
             self.index.resources.discard(key, resource.uid)
             return False
+        except Conflict:
+            # The watch lags behind: another try from the index would only ask in vain again.
+            self.index.resources.put(key, await self.server.read(RESOURCES, *key))
+            raise
         before = resource.status.phase if resource.status else None
         if status.phase != before:
             _LOG.info("%s/%s: %s", *key, status.phase)
