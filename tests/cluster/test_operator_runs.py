@@ -34,14 +34,8 @@ def test_a_run_goes_from_apply_to_succeeded(team: Namespace, cluster: Access) ->
     assert status["variants"][0]["perplexityIncreasePercent"] == "2.2"
     assert status["startTime"] <= status["completionTime"]
     table = cluster.kubectl("get", "qj", f"--namespace={team.name}").stdout
-    assert table.split("\n")[1].split()[:7] == [
-        "tiny",
-        "GGUF",
-        "Succeeded",
-        "Reporting",
-        "100",
-        "70",
-    ]
+    row = table.split("\n")[1].split()[:7]
+    assert row == ["tiny", "GGUF", "Succeeded", "Published", "Reporting", "100", "70"]
 
 
 def test_a_settled_resource_costs_no_write(team: Namespace) -> None:
