@@ -94,7 +94,7 @@ def _one_pod(team: Namespace) -> str:
 
 def test_a_pod_that_is_deleted_is_run_again_and_does_not_count(team: Namespace) -> None:
     message = published(digest_of())
-    team.apply(f"backoffLimit: 0, {acts(message=message, seconds='4')}")
+    team.apply(f"backoffLimit: 0, {acts(message=message, seconds='10')}")
     team.reaches("Running")
     team.delete_pod(_one_pod(team))
     status = team.reaches("Published")
@@ -104,7 +104,7 @@ def test_a_pod_that_is_deleted_is_run_again_and_does_not_count(team: Namespace) 
 
 def test_a_pod_that_is_evicted_is_run_again_and_does_not_count(team: Namespace) -> None:
     message = published(digest_of())
-    team.apply(f"backoffLimit: 0, {acts(message=message, seconds='4', stubborn='yes')}")
+    team.apply(f"backoffLimit: 0, {acts(message=message, seconds='10', stubborn='yes')}")
     team.reaches("Running")
     name = _one_pod(team)
     eviction: Body = {
