@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 .PHONY: help setup demo test check generate bench train-tiny-model clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z%-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(READY) ## make .venv with everything the other targets need (the first time: some minutes)
 
@@ -28,6 +28,9 @@ check: $(READY) ## ruff, mypy and the layers
 
 test: check ## the checks and every test
 	$(BIN)/pytest
+
+env-%: $(READY) ## env-<name>: make the Python environment of images/<name> and print its interpreter
+	@$(BIN)/python images/environment.py $*
 
 generate: $(READY) ## write again what is generated from the models: the CRD and the JSON schemas
 	$(BIN)/python -m kubequant.api.crd
