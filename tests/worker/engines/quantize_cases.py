@@ -64,6 +64,8 @@ def quantized(folder: Path, case: dict[str, Any], child: Child) -> dict[str, Any
         kind, _ = quantizer(spec)
         made: Any = kind(work)
         kind.needs(spec, {path.name: path.stat().st_size for path in work.model.iterdir()})
+        if bound := case.get("cpu_bytes"):
+            made.loading = lambda usual=made.loading: {**usual(), "most_bytes": {"cpu": bound}}
         made.baseline(Steps())
         text = calibration(case.get("text")) if kind.calibrates(spec) else None
         notes = made.produce_with(child, text, steps)

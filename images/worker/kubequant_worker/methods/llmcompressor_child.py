@@ -16,6 +16,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from compressed_tensors.offload import load_offloaded_model
+from compressed_tensors.quantization.utils import is_module_quantized
 from compressed_tensors.utils import match_named_modules
 from llmcompressor import oneshot
 from llmcompressor.core import LifecycleCallbacks
@@ -53,6 +54,9 @@ _MODIFIERS: Final[dict[str, Any]] = {
     "QuantizationModifier": QuantizationModifier,
     "SmoothQuantModifier": SmoothQuantModifier,
 }
+# The columns of a block of FP8_BLOCK. Where they do not divide a row, llmcompressor writes what
+# transformers cannot compute with.
+_BLOCK: Final = 128
 # A shard is held in memory while its types are restored.
 _SHARD_BYTES = 2_000_000_000
 _FLOATS: Final = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
@@ -97,6 +101,7 @@ class Work:
         with ExitStack() as stack:
             stack.enter_context(_progress(self._parent, modifiers))
             stack.enter_context(_pinning_where_it_helps())
+            stack.enter_context(_scaling_what_is_quantized())
             _run(model, modifiers, job)
         self._parent.event(len(modifiers), 0, 1, "saving")
         stored = getattr(torch, job["stored"])
@@ -144,26 +149,51 @@ def _batches(samples: np.ndarray[Any, Any]) -> DataLoader[Any]:
 
 
 def _require_quantizable(model: Any, modifiers: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return notes on what stays as it is; raise BadRequestError where nothing would change.
+    """Return notes on what stays as it is; raise BadRequestError where it cannot be done.
 
     llmcompressor itself passes over a model without linear modules in silence.
     """
     ignore = [name for one in modifiers for name in one["arguments"].get("ignore", ())]
-    targets = [name for name, _ in match_named_modules(model, ["Linear"], ignore)]
-    everything = [name for name, _ in match_named_modules(model, ["Linear"], [])]
+    targets = dict(match_named_modules(model, ["Linear"], ignore))
+    everything = len(list(match_named_modules(model, ["Linear"], [])))
     if not targets:
         raise BadRequestError(
-            f"spec.method: llmcompressor finds no linear modules in {type(model).__name__} that it "
-            f"could quantize ({len(everything)} in all, the rest ignored)",
+            f"spec.method: in {type(model).__name__} there is nothing for llmcompressor to "
+            f"quantize: it has {everything} linear modules, and all are ignored",
             reason=FailureReason.UNSUPPORTED_MODEL,
-            advice="models whose weights are not torch.nn.Linear (GPT-2 is one) need another "
-            "method, such as GGUF or BitsAndBytes",
+            advice="ignore fewer, or, for a model whose layers are not torch.nn.Linear (GPT-2 is "
+            "one), take another method, such as GGUF or BitsAndBytes",
         )
+    for one in modifiers:
+        if one["arguments"].get("scheme") == "FP8_BLOCK":
+            _require_whole_groups(
+                targets, _BLOCK, "scheme: Block, whose width of", "scheme: Dynamic"
+            )
+        for group in one["arguments"].get("config_groups", {}).values():
+            size = group["weights"].get("group_size")
+            _require_whole_groups(targets, size, "groupSize:", "")
     unused = [name for name in ignore if not list(match_named_modules(model, [name], []))]
-    notes = [f"{len(targets)} of {len(everything)} linear modules are quantized"]
+    notes = [f"{len(targets)} of {everything} linear modules are quantized"]
     if unused:
         notes.append(f"ignore: {', '.join(sorted(set(unused)))} is the name of no module")
     return notes
+
+
+def _require_whole_groups(
+    targets: Mapping[str, Any], size: int | None, what: str, instead: str
+) -> None:
+    """Raise BadRequestError where a row of a module's weight is not a whole number of groups."""
+    widths = {name: int(module.weight.shape[-1]) for name, module in targets.items()}
+    uneven = [name for name, width in widths.items() if size and width % size]
+    if uneven:
+        fitting = [str(one) for one in (128, 64, 32) if not any(w % one for w in widths.values())]
+        groups = f"groupSize to {', '.join([*fitting, '-1'])}"
+        raise BadRequestError(
+            f"{what} {size} does not divide the {widths[uneven[0]]} columns of {uneven[0]} "
+            f"({len(uneven)} of {len(targets)} modules are so)",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+            advice=f"set {instead or groups}, or ignore those modules",
+        )
 
 
 @contextmanager
@@ -203,6 +233,23 @@ def _pinning_where_it_helps() -> Iterator[None]:
         yield
         return
     with patch.object(IntermediatesCache, "pin_memory", lambda *_, **__: None):
+        yield
+
+
+@contextmanager
+def _scaling_what_is_quantized() -> Iterator[None]:
+    """Let AWQ leave out layers of which nothing is quantized: it divides by their number."""
+    resolve = AWQModifier._set_resolved_mappings  # noqa: SLF001 - it has no public way
+
+    def resolved(modifier: Any, model: Any) -> None:
+        resolve(modifier, model)
+        modifier._resolved_mappings = [  # noqa: SLF001 - as above
+            mapping
+            for mapping in modifier._resolved_mappings  # noqa: SLF001 - as above
+            if any(is_module_quantized(layer) for layer in mapping.balance_layers)
+        ]
+
+    with patch.object(AWQModifier, "_set_resolved_mappings", resolved):
         yield
 
 
