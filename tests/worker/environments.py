@@ -26,4 +26,6 @@ def variables() -> dict[str, str]:
     """Return the environment variables with which an image's interpreter finds this checkout."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "HF_", "PYTHON"))}
     folders = (ROOT / "operator", ROOT / "images" / "worker", ROOT)
-    return {**kept, "PYTHONPATH": os.pathsep.join(map(str, folders)), "PYTHONWARNINGS": "default"}
+    # A machine's own GPU is left alone: what needs one is marked `gpu`.
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "default"}
+    return {**kept, **hidden, "PYTHONPATH": os.pathsep.join(map(str, folders))}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from tests.worker.methods.models import (
     random_qwen2,
 )
 
+from kubequant_worker.methods.checkpoint_check import MOST_DIVERGENCE
 from kubequant_worker.sources.safetensors_header import read_header
 
 if TYPE_CHECKING:
@@ -191,12 +193,27 @@ def made(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> M
     different = {name: case for name, case in cases.items() if name not in same}
     said = program("llmcompressor", "quantize_cases", ENGINE, folder, given=different)
     loaded = (*METHODS, *SHAPES, "spilled to disk")
-    pairs = {
-        name: [cases[name]["model"], str(folder / name / "artifact")]
-        for name in loaded
-        if "refused" not in said[name]
-    }
+    pairs = {name: [cases[name]["model"], str(folder / name / "artifact")] for name in loaded}
+    pairs["garbled"] = [str(TINY), str(garbled(folder / "GPTQ" / "artifact", folder / "garbled"))]
     return Made(folder, same, said, program("llmcompressor", "load_checkpoints", given=pairs))
+
+
+def garbled(source: Path, folder: Path) -> Path:
+    """Copy a checkpoint and give each row of the weights the scale of another: it still loads."""
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415 - imports torch
+
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if name.endswith("weight_scale"):
+            tensors[name] = tensor.roll(1, 0)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_checkpoint_with_the_wrong_scales_loads_and_is_outside_the_band(made: Made) -> None:
+    assert made.numbers["garbled"]["divergence"] > MOST_DIVERGENCE[4]
+    assert made.numbers["GPTQ"]["divergence"] * 10 < MOST_DIVERGENCE[4]
 
 
 @pytest.mark.parametrize("case", METHODS)

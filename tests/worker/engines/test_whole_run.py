@@ -62,6 +62,7 @@ def test_verification_held_it_against_the_original(published: tuple[Path, dict[s
     notes = report["variants"][0]["notes"]
 
     assert any("in a process of its own and held against the original" in note for note in notes)
+    assert any("what was loaded again is what the engine had made" in note for note in notes)
     assert [stage["stage"] for stage in report["stages"]][2:6] == [
         "Measuring",
         "Quantizing",
@@ -105,10 +106,11 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_is_fetched(tmp_path: Pa
 
 
 def test_a_model_larger_than_memory_is_refused_with_the_bytes_and_what_would_do() -> None:
+    from tests.worker.run.test_preflight import spec  # noqa: PLC0415 - a maker
+
     from kubequant_worker.errors import MemoryExhaustedError  # noqa: PLC0415 - only here
     from kubequant_worker.methods.int4 import LLMCompressorINT4  # noqa: PLC0415 - only here
     from kubequant_worker.preflight import check_room  # noqa: PLC0415 - only here
-    from tests.worker.run.test_preflight import spec  # noqa: PLC0415 - a maker
 
     asked = spec(method="INT4")
     needs = LLMCompressorINT4.needs(asked, {"model.safetensors": 2**42, "config.json": 1000})

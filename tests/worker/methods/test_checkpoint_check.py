@@ -7,7 +7,12 @@ import pytest
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
-from kubequant_worker.methods.checkpoint_check import MOST_DIVERGENCE, Reference, judge
+from kubequant_worker.methods.checkpoint_check import (
+    MOST_DIVERGENCE,
+    Reference,
+    judge,
+    judge_saved,
+)
 
 ROWS = np.random.default_rng(0).normal(0, 4, (50, 300)).astype(np.float32)
 REFERENCE = Reference(np.arange(50, dtype=np.int32), ROWS)
@@ -37,3 +42,11 @@ def test_logits_that_are_no_numbers_fail() -> None:
     rows[3, 7] = np.nan
     with pytest.raises(BadRequestError, match="not finite numbers"):
         judge(REFERENCE, rows, bits=4)
+
+
+def test_a_model_that_comes_back_as_another_fails_at_any_bits() -> None:
+    noise = np.random.default_rng(1).normal(0, 0.8, ROWS.shape).astype(np.float32)
+    assert "mean divergence 0.0000" in judge_saved(ROWS, ROWS)
+    with pytest.raises(BadRequestError, match="not what transformers loads again") as refused:
+        judge_saved(ROWS, ROWS + noise)
+    assert refused.value.reason is FailureReason.VERIFICATION_FAILED

@@ -22,7 +22,7 @@ from kubequant_worker.datasets import calibration_samples
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import Baseline, Needs, ProducedVariant
-from kubequant_worker.methods.checkpoint_check import CHECK_TEXT, Reference, judge
+from kubequant_worker.methods.checkpoint_check import CHECK_TEXT, Reference, judge, judge_saved
 from kubequant_worker.methods.memory import available_bytes
 from kubequant_worker.methods.precision import (
     has_bfloat16,
@@ -153,7 +153,7 @@ class CheckpointQuantizer(ABC):
             self._runtime = None
         notes = self._produce(calibration, meter)
         files = self._complete_folder()
-        self._next = TransformersEngine(self._work.threads)
+        self._next = self._engine_started()
         yield ProducedVariant(
             name=self._spec.method.value,
             files=files,
@@ -190,6 +190,22 @@ class CheckpointQuantizer(ABC):
         self._calibration_tokens = drawn.size
         return drawn
 
+    @property
+    def expected_logits(self) -> Path:
+        """Return where an engine may leave what its quantized model computes over the probe.
+
+        Shape (tokens, vocabulary), float32, before the model was saved.
+        """
+        return self._work.scratch / "expected.npy"
+
+    def _probe(self) -> Path:
+        """Write the ids that the variant will be verified on, and return the file."""
+        if self._reference is None:
+            raise RuntimeError("check_baseline() comes first")
+        target = self._work.scratch / "probe.npy"
+        np.save(target, self._reference.ids)
+        return target
+
     def calibration_tokens(self) -> int:
         """Return how many tokens calibrated, 0 before `variants` or without calibration."""
         return self._calibration_tokens
@@ -225,11 +241,14 @@ class CheckpointQuantizer(ABC):
             raise RuntimeError("check_baseline() comes first")
         runtime = self.open_runtime(produced, 0)
         rows = [piece.rows.copy() for piece in runtime.logits([self._reference.ids])]
-        note = judge(self._reference, np.concatenate(rows), bits=self.bits(self._spec))
+        computed = np.concatenate(rows)
+        notes = [judge(self._reference, computed, bits=self.bits(self._spec))]
+        if self.expected_logits.is_file():
+            notes.append(judge_saved(np.load(self.expected_logits), computed))
         runtime.generate(["The"], 8)
         meter.set_total(1)
         meter.advance(1, f"{produced.name} loads, generates, and is the original's likeness")
-        return (note,)
+        return tuple(notes)
 
     def open_runtime(
         self, of: Baseline | ProducedVariant, context_length: int
@@ -243,10 +262,18 @@ class CheckpointQuantizer(ABC):
             if self._runtime.is_of(path):
                 return self._runtime.with_context(context_length)
             self._runtime.close()
-        started = self._next or TransformersEngine(self._work.threads)
+        started = self._next or self._engine_started()
         self._next = None
         self._runtime = TransformersRuntime(started, path, self.loading(), context_length)
         return self._runtime
+
+    def _engine_started(self) -> TransformersEngine:
+        return TransformersEngine(self._work.threads, gpus=self.on_gpu)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Return whether the run computes on a GPU."""
+        return self._spec.effective_device() is Device.GPU
 
     def loading(self) -> dict[str, Any]:
         """Return how to load a checkpoint here: the fields of `transformers_model.Loading`."""
@@ -287,7 +314,7 @@ class CheckpointQuantizer(ABC):
 
     def __enter__(self) -> Self:
         """Return itself; importing torch takes seconds, so it begins while others fetch."""
-        self._next = TransformersEngine(self._work.threads)
+        self._next = self._engine_started()
         return self
 
     def __exit__(

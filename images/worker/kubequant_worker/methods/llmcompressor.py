@@ -135,6 +135,8 @@ class LLMCompressorQuantizer(CheckpointQuantizer):
             "modifiers": [asdict(modifier) for modifier in recipe.modifiers],
             "one_by_one": recipe.one_by_one,
             "samples": str(samples) if samples else None,
+            "probe": str(self._probe()) if self._reference else None,
+            "expected": str(self.expected_logits),
             "seed": self._spec.calibration.seed,
         }
 
@@ -172,7 +174,11 @@ class LLMCompressorQuantizer(CheckpointQuantizer):
         if self._child is None:
             threads = self._work.threads
             self._child = Child(
-                _MODULE, engine=self.engine(), threads=threads, arguments=(str(threads),)
+                _MODULE,
+                engine=self.engine(),
+                threads=threads,
+                arguments=(str(threads),),
+                gpus=self.on_gpu,
             )
         return self._child
 

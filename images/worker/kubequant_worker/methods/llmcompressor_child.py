@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from compressed_tensors.offload import load_offloaded_model
+from compressed_tensors.offload import get_execution_device, load_offloaded_model
 from compressed_tensors.quantization.utils import is_module_quantized
 from compressed_tensors.utils import match_named_modules
 from llmcompressor import oneshot
@@ -104,6 +104,8 @@ class Work:
             stack.enter_context(_scaling_what_is_quantized())
             _run(model, modifiers, job)
         self._parent.event(len(modifiers), 0, 1, "saving")
+        if job["probe"]:
+            _write_logits(model, Path(job["probe"]), Path(job["expected"]))
         stored = getattr(torch, job["stored"])
         _save(model, Path(job["target"]), Path(job["model"]), stored)
         return notes
@@ -134,6 +136,15 @@ def _run(model: Any, modifiers: list[Any], job: Mapping[str, Any]) -> None:
             advice="ignore the modules that it names (ignore: in the method's parameters), or take "
             "another method",
         ) from error
+
+
+def _write_logits(model: Any, probe: Path, target: Path) -> None:
+    """Write what the quantized model computes over the ids in `probe`, before it is saved."""
+    ids = torch.from_numpy(np.load(probe).astype(np.int64))[None]
+    with torch.inference_mode():
+        device = get_execution_device(model.get_input_embeddings())
+        rows = model(input_ids=ids.to(device)).logits[0]
+    np.save(target, rows.float().cpu().numpy())
 
 
 def _batches(samples: np.ndarray[Any, Any]) -> DataLoader[Any]:

@@ -28,8 +28,8 @@ def runtime_name() -> str:
 class TransformersEngine:
     """A child that will hold one model, started at once: importing torch takes seconds."""
 
-    def __init__(self, threads: int) -> None:
-        """Compute with `threads` threads."""
+    def __init__(self, threads: int, *, gpus: bool = False) -> None:
+        """Compute with `threads` threads, and on a GPU only with `gpus`."""
         self._descriptor = os.memfd_create("kubequant-logits")
         self._child: Child | None = Child(
             _MODULE,
@@ -37,6 +37,7 @@ class TransformersEngine:
             threads=threads,
             arguments=(str(self._descriptor), str(threads)),
             pass_fds=(self._descriptor,),
+            gpus=gpus,
         )
 
     @property
