@@ -46,7 +46,8 @@ def test_logits_that_are_no_numbers_fail() -> None:
 
 def test_a_model_that_comes_back_as_another_fails_at_any_bits() -> None:
     noise = np.random.default_rng(1).normal(0, 0.8, ROWS.shape).astype(np.float32)
-    assert "mean divergence 0.0000" in judge_saved(ROWS, ROWS)
+    assert "mean divergence 0.0000" in judge_saved(REFERENCE, ROWS + noise, ROWS + noise)
+    assert judge_saved(REFERENCE, ROWS + noise, ROWS)  # no further than quantizing was
     with pytest.raises(BadRequestError, match="not what transformers loads again") as refused:
-        judge_saved(ROWS, ROWS + noise)
+        judge_saved(REFERENCE, ROWS, ROWS + noise)
     assert refused.value.reason is FailureReason.VERIFICATION_FAILED

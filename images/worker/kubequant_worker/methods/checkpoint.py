@@ -244,7 +244,7 @@ class CheckpointQuantizer(ABC):
         computed = np.concatenate(rows)
         notes = [judge(self._reference, computed, bits=self.bits(self._spec))]
         if self.expected_logits.is_file():
-            notes.append(judge_saved(np.load(self.expected_logits), computed))
+            notes.append(judge_saved(self._reference, np.load(self.expected_logits), computed))
         runtime.generate(["The"], 8)
         meter.set_total(1)
         meter.advance(1, f"{produced.name} loads, generates, and is the original's likeness")
