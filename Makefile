@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 .PHONY: help setup demo test check images cluster-up cluster-down generate bench train-tiny-model clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z%-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(READY) ## make .venv with everything the other targets need (the first time: some minutes)
 
@@ -40,6 +40,9 @@ images: ## build the images with docker, podman or buildah (one of them: make im
 
 image-%:
 	$(PYTHON) images/build.py $*
+
+env-%: $(READY) ## env-<name>: make the Python environment of images/<name> and print its interpreter
+	@$(BIN)/python images/environment.py $*
 
 generate: $(READY) ## write again what is generated: the CRD, the JSON schemas, what deploy/ installs
 	$(BIN)/python -m kubequant.api.crd

@@ -39,6 +39,7 @@ class Image:
 IMAGES = {
     "base": Image("images/base/Dockerfile"),
     "gguf": Image("images/gguf/Dockerfile", over="base"),
+    "llmcompressor": Image("images/llmcompressor/Dockerfile", over="base"),
     "operator": Image("operator/Dockerfile"),
 }
 

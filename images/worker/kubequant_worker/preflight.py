@@ -12,6 +12,7 @@ from kubequant.api.contract import FailureReason
 from kubequant.api.evaluation import MEASURED_BY, Measurement, OnGateFailure
 from kubequant.api.spec import Device, Method
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
+from kubequant_worker.methods.gpu import gpus
 from kubequant_worker.methods.memory import available_bytes
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ def refuse_what_is_missing(spec: QuantizationJobSpec) -> list[str]:
         raise BadRequestError(
             "spec.device: GPU is not used by method GGUF, whose image holds llama.cpp for CPUs; "
             "remove spec.device",
+            reason=FailureReason.DEVICE_NOT_FOUND,
+        )
+    if spec.effective_device() is Device.GPU and not gpus():
+        raise BadRequestError(
+            f"spec.device: method {spec.method} is to run on a GPU, and there is none here; set "
+            "spec.device: CPU, or run it where NVIDIA's driver shows a GPU",
             reason=FailureReason.DEVICE_NOT_FOUND,
         )
     if spec.on_gate_failure is OnGateFailure.ESCALATE:
@@ -72,8 +79,10 @@ def check_room(needs: Needs, scratch: Path) -> list[str]:
         raise MemoryExhaustedError(
             f"The run needs at least {size(needs.memory_bytes)} of memory and may use "
             f"{size(limit_bytes)}",
-            advice="Set spec.pod.resources.limits.memory to more, or take a smaller model.",
+            advice="Set spec.pod.resources.limits.memory to more, or take a smaller model. "
+            f"{needs.memory_advice}".rstrip(),
         )
+    _check_gpu_memory(needs)
     if needs.comfortable_memory_bytes > limit_bytes:
         tight = (
             f"With {size(limit_bytes)} of memory the weights are read from disk again and again; "
@@ -81,6 +90,17 @@ def check_room(needs: Needs, scratch: Path) -> list[str]:
         )
         return [tight]
     return []
+
+
+def _check_gpu_memory(needs: Needs) -> None:
+    largest = max((gpu.memory_bytes for gpu in gpus()), default=0)
+    if needs.gpu_memory_bytes > largest:
+        raise MemoryExhaustedError(
+            f"The run needs at least {size(needs.gpu_memory_bytes)} of GPU memory, and the GPU has "
+            f"{size(largest)}",
+            advice="Set spec.memory.offload: CPU, which brings one layer at a time to the GPU, or "
+            "take a larger GPU.",
+        )
 
 
 def size(amount: float) -> str:

@@ -62,6 +62,9 @@ RETRYABLE = frozenset({ExitCode.BUG, ExitCode.UNAVAILABLE, ExitCode.INTERRUPTED}
 LIBRARIES = (
     "kubequant",
     "llama-cpp-python",
+    "llmcompressor",
+    "compressed-tensors",
+    "accelerate",
     "numpy",
     "torch",
     "transformers",
@@ -98,6 +101,7 @@ class Record:
     stages: list[StageTiming] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     engine: str = ""
+    engine_reason: str = ""
     revision: str = ""
     architecture: str = ""
     threads: int = 0
@@ -132,7 +136,7 @@ class Record:
                 image=self.request.image,
                 device=spec.effective_device(),
                 model_revision=self.revision,
-                reason=self.request.reason,
+                reason=" ".join(filter(None, (self.request.reason, self.engine_reason))),
             ),
             "original": self._original(),
             "variants": tuple(self._variant(variant, artifact) for variant in self.variants),

@@ -112,7 +112,8 @@ class Run:
         store = open_store(place, name=self._request.name, digest=self._request.digest)
         try:
             with self._stage(Stage.PREFLIGHT) as progress:
-                method = quantizer(self._spec.method)
+                method, choice = quantizer(self._spec)
+                self.record.engine_reason = choice.reason
                 self.record.warnings += refuse_what_is_missing(self._spec)
                 self._preflight(store, method, progress)
             with store.claim(

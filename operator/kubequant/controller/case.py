@@ -136,12 +136,13 @@ class Case:
     def resolved(self, image: str = "") -> Resolved:
         """Return what the spec left open, as far as it is known before a worker reports."""
         entry = entry_for(self.resolution.spec)
+        engine, reason = ("", "") if isinstance(entry, Refusal) else (entry.engine, entry.reason)
         return Resolved(
             method=self.resolution.spec.method,
-            engine="" if isinstance(entry, Refusal) else entry.engine,
+            engine=engine,
             image=image,
             device=self.resolution.spec.effective_device(),
-            reason=self.resolution.reason,
+            reason=" ".join(filter(None, (self.resolution.reason, reason))),
         )
 
     def run(self) -> Run:

@@ -1,6 +1,8 @@
-"""Which image runs a method: a literal table, and the sentence for what is not in it.
+"""Which image runs a method: a literal table by engine, and the sentence for what is not in it.
 
-An image's key is looked up in the administrator's settings; a user never names an image.
+Which engine a method and a device get is the API's to say (`api.engines`), since the worker decides
+by the same table. An image's key is looked up in the administrator's settings; a user never names
+an image.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.spec import Device, Method
+from kubequant.api.engines import AUTO, ENGINES, LLAMA_CPP, LLM_COMPRESSOR, engine_choice
 from kubequant.controller.reasons import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -20,41 +22,50 @@ class ImageKey(StrEnum):
     """The images that this version is made for, by the names of their folders."""
 
     GGUF = "gguf"
+    LLMCOMPRESSOR = "llmcompressor"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What holds an engine: the image, and the engine's name for people."""
+
+    key: ImageKey
+    engine: str
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What runs a method: the image, and the engine's name for people."""
+    """What runs a spec: the image, the engine's name for people, and why this engine."""
 
     image: ImageKey
     engine: str
+    reason: str
 
 
-ENTRIES: Final[dict[tuple[Method, str, Device], Entry]] = {
-    (Method.GGUF, "Auto", Device.CPU): Entry(ImageKey.GGUF, "llama.cpp"),
-    # The worker itself says in Preflight whether the device is there and of use to it.
-    (Method.GGUF, "Auto", Device.GPU): Entry(ImageKey.GGUF, "llama.cpp"),
+IMAGES: Final[dict[str, Image]] = {
+    LLAMA_CPP: Image(ImageKey.GGUF, "llama.cpp"),
+    LLM_COMPRESSOR: Image(ImageKey.LLMCOMPRESSOR, "llmcompressor"),
 }
-"""The engine is the spec's word, "Auto" where the method has no choice of engines."""
+"""The image of each engine. The worker itself says in Preflight whether the device is there."""
 
 
 def entry_for(spec: QuantizationJobSpec) -> Entry | Refusal:
     """Return what runs `spec`, whose method is not Auto, or why nothing does."""
-    engine = getattr(spec.parameters(), "engine", "Auto")
-    device = spec.effective_device()
-    entry = ENTRIES.get((spec.method, engine, device))
-    if entry is not None:
-        return entry
-    there = sorted({method.value for method, _, _ in ENTRIES})
-    if spec.method.value in there:
-        asked = f"engine {engine} on {device}" if engine != "Auto" else f"device {device}"
+    choice = engine_choice(spec)
+    if choice is not None:
+        image = IMAGES[choice.name]
+        return Entry(image.key, image.engine, choice.reason)
+    there = ", ".join(sorted(method.value for method in ENGINES))
+    if spec.method in ENGINES:
+        engine, device = getattr(spec.parameters(), "engine", AUTO), spec.effective_device()
+        asked = f"engine {engine} on {device}" if engine != AUTO else f"device {device}"
         return Refusal(
             Reason.METHOD_UNAVAILABLE,
             f"spec.method: this version has no image that runs {spec.method} with {asked}",
-            f"Leave engine and device to the method. Methods with an image: {', '.join(there)}.",
+            f"Leave engine and device to the method. Methods with an image: {there}.",
         )
     return Refusal(
         Reason.METHOD_UNAVAILABLE,
         f"spec.method: this version has no image for method {spec.method}",
-        f"Methods with an image: {', '.join(there)}.",
+        f"Methods with an image: {there}.",
     )

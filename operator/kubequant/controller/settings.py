@@ -34,7 +34,7 @@ VariableName = Annotated[
     Pattern("[A-Za-z_][A-Za-z0-9_]*", "a variable's name: letters, digits and '_'"),
 ]
 
-DEFAULT_IMAGES: Final = {ImageKey.GGUF: f"kubequant/gguf:{__version__}"}
+DEFAULT_IMAGES: Final = {key: f"kubequant/{key.value}:{__version__}" for key in ImageKey}
 
 
 class Settings(BaseModel):
@@ -47,7 +47,7 @@ class Settings(BaseModel):
     namespaces: tuple[Namespace, ...] = ()
     """The namespaces to watch; where empty, all of them."""
     images: dict[ImageKey, ImageName] = Field(default_factory=lambda: dict(DEFAULT_IMAGES))
-    """The image of each method, by the name of its folder."""
+    """The images, each by the name of its folder."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When the worker's image is pulled."""
     cpu_resources: ResourceRequirements = ResourceRequirements(

@@ -59,6 +59,20 @@ def random_mixtral(folder: Path) -> Path:
     return folder
 
 
+def random_qwen2(folder: Path) -> Path:
+    """Save a random Qwen2: biases, tied embeddings, grouped heads."""
+    import torch  # noqa: PLC0415 - as above
+    from transformers import Qwen2Config, Qwen2ForCausalLM  # noqa: PLC0415 - as above
+
+    torch.manual_seed(0)
+    sizes = {key: value for key, value in SMALL.items() if key != "head_dim"}
+    changes = {"hidden_size": 256, "intermediate_size": 384, "num_attention_heads": 4}
+    config = Qwen2Config(**{**sizes, **changes}, tie_word_embeddings=True)
+    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    copy_tokenizer(folder)
+    return folder
+
+
 def random_gpt2(folder: Path) -> Path:
     """Save a random GPT-2 whose byte-level BPE nobody has seen before."""
     import torch  # noqa: PLC0415 - as above

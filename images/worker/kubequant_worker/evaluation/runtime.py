@@ -1,7 +1,7 @@
 """What evaluation asks of a loaded model, whatever engine holds it.
 
-Only the protocol and the values that cross it live here. llama.cpp implements it in `methods`, and
-later transformers will; neither is imported here.
+Only the protocol and the values that cross it live here. llama.cpp and
+transformers implement it in `methods`; neither is imported here.
 """
 
 from __future__ import annotations

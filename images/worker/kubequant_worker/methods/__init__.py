@@ -1,18 +1,27 @@
 """The methods: what each must be able to do, and the literal table of where each is implemented.
 
-One module per method. A method's library is imported only inside that method's own modules, so
-importing this one costs nothing and works in every image. Adding a method is one line in `METHODS`
-and one module.
+One module per method, in it one class per engine. An engine's library is imported only inside its
+own modules, so importing this one costs nothing and works in every image. Adding an engine is a
+line in `METHODS` and one in `kubequant.api.engines`, which says what Auto prefers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol, Self, cast
 
 from kubequant.api.contract import FailureReason
-from kubequant.api.spec import Method, QuantizationJobSpec
+from kubequant.api.engines import (
+    AUTO,
+    ENGINES,
+    LLAMA_CPP,
+    LLM_COMPRESSOR,
+    candidates,
+    engine_choice,
+)
+from kubequant.api.spec import Method
 from kubequant_worker.errors import BadRequestError
 
 if TYPE_CHECKING:
@@ -20,14 +29,23 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from kubequant.api.engines import EngineChoice
+    from kubequant.api.spec import QuantizationJobSpec
     from kubequant.api.status import Usage
     from kubequant_worker.datasets import TextSet
     from kubequant_worker.evaluation.meter import Meter
     from kubequant_worker.evaluation.runtime import Runtime
 
-METHODS: dict[Method, str] = {
-    Method.GGUF: "kubequant_worker.methods.gguf:GGUFQuantizer",
+METHODS: dict[tuple[Method, str], str] = {
+    (Method.GGUF, LLAMA_CPP): "kubequant_worker.methods.gguf:GGUFQuantizer",
+    (Method.INT8, LLM_COMPRESSOR): "kubequant_worker.methods.int8:LLMCompressorINT8",
+    (Method.INT4, LLM_COMPRESSOR): "kubequant_worker.methods.int4:LLMCompressorINT4",
+    (Method.FP8, LLM_COMPRESSOR): "kubequant_worker.methods.fp8:LLMCompressorFP8",
+    (Method.GPTQ, LLM_COMPRESSOR): "kubequant_worker.methods.gptq:LLMCompressorGPTQ",
+    (Method.AWQ, LLM_COMPRESSOR): "kubequant_worker.methods.awq:LLMCompressorAWQ",
 }
+LIBRARIES: dict[str, str] = {LLAMA_CPP: "llama_cpp", LLM_COMPRESSOR: "llmcompressor"}
+"""The module by which an image is known to hold an engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +54,14 @@ class Needs:
 
     `scratch_bytes` counts the fetched model, everything made from it and what measuring keeps.
     Below `memory_bytes` the run cannot end well; below `comfortable_memory_bytes` it works, but
-    weights are read from disk again and again.
+    weights are read from disk again and again. `memory_advice` says what would need less.
     """
 
     scratch_bytes: int
     memory_bytes: int
     comfortable_memory_bytes: int
+    gpu_memory_bytes: int = 0
+    memory_advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,18 +191,40 @@ class Quantizer(Protocol):
         """Close the quantizer."""
 
 
-def quantizer(method: Method) -> type[Quantizer]:
-    """Return the class that implements `method`, importing its library's module now.
+def installed_engines() -> frozenset[str]:
+    """Return the engines whose libraries this image holds; imports none of them."""
+    return frozenset(name for name, module in LIBRARIES.items() if find_spec(module) is not None)
+
+
+def quantizer(spec: QuantizationJobSpec) -> tuple[type[Quantizer], EngineChoice]:
+    """Return the class that does `spec`, whose module is imported now, and why it is this one.
 
     Raises:
-        BadRequestError: This worker does not hold the method.
+        BadRequestError: No engine of this version does it, or this image does not hold it.
     """
-    target = METHODS.get(method)
-    if target is None:
-        known = ", ".join(sorted(known.value for known in METHODS))
-        raise BadRequestError(
-            f"spec.method: {method.value} is not in this worker, which holds {known}",
+    there = installed_engines()
+    choice = engine_choice(spec, there)
+    if choice is None:
+        raise _unavailable(spec, there)
+    module, _, attribute = METHODS[spec.method, choice.name].partition(":")
+    return cast("type[Quantizer]", getattr(import_module(module), attribute)), choice
+
+
+def _unavailable(spec: QuantizationJobSpec, there: frozenset[str]) -> BadRequestError:
+    """Return the sentence for a spec that no engine here does."""
+    named = getattr(spec.parameters(), "engine", AUTO)
+    asked = f"{spec.method}" + (f" with engine {named}" if named != AUTO else "")
+    fitting = candidates(spec)
+    if not fitting:
+        known = [engine.name for engine in ENGINES.get(spec.method, ())]
+        does = f"; of {spec.method} it has {', '.join(known)}" if known else ""
+        return BadRequestError(
+            f"spec.method: this version does not do {asked} on a {spec.effective_device()}{does}",
             reason=FailureReason.UNSUPPORTED_MODEL,
         )
-    module, _, attribute = target.partition(":")
-    return cast("type[Quantizer]", getattr(import_module(module), attribute))
+    return BadRequestError(
+        f"spec.method: {asked} is done by {fitting[0].name}, which is not in this worker; it holds "
+        f"{', '.join(sorted(there)) or 'no engine'}",
+        reason=FailureReason.UNSUPPORTED_MODEL,
+        advice="install the extra of that engine with the constraints in images/",
+    )

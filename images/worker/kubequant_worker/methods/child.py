@@ -80,10 +80,12 @@ class Child:
         threads: int,
         arguments: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
+        gpus: bool = False,
     ) -> None:
         """Start `python -m module FD PARENT-PID *arguments`.
 
-        `engine` names it in sentences for users.
+        `engine` names it in sentences for users. Without `gpus` it sees none, since a library may
+        take one that is there though the spec asks for a CPU.
         """
         self._engine = engine
         ours, theirs = socket.socketpair()
@@ -97,7 +99,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
-                env=_environment(threads, os.environ),
+                env=_environment(threads, os.environ, gpus=gpus),
                 pass_fds=(descriptor, *pass_fds),
             )
         self._connection = Connection(ours.detach())
@@ -195,10 +197,11 @@ class Child:
         raise ChildFailedError(f"{self._engine} failed; its last lines:\n{values[0]}")
 
 
-def _environment(threads: int, ours: Mapping[str, str]) -> dict[str, str]:
+def _environment(threads: int, ours: Mapping[str, str], *, gpus: bool) -> dict[str, str]:
     """Return the child's environment: ours without secrets, offline, with `threads` threads."""
     kept = {name: value for name, value in ours.items() if not name.startswith(_SECRET_PREFIXES)}
-    return {**kept, **_SETTINGS, "OMP_NUM_THREADS": str(threads)}
+    hidden = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    return {**kept, **_SETTINGS, **hidden, "OMP_NUM_THREADS": str(threads)}
 
 
 class Parent:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
+from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.child import Child, ChildFailedError, Parent, serve
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class _Work:
     def __init__(self, parent: Parent, *, trust_remote_code: bool) -> None:
         self._trust = trust_remote_code
         _Bar.parent = parent
-        _decide_remote_code(trusted=trust_remote_code)
+        remote_code.decide(trusted=trust_remote_code)
         self._converter = _import_converter()
 
     def operations(self) -> Mapping[str, Operation]:
@@ -217,37 +218,6 @@ class _Work:
             logits = model(input_ids=torch.tensor([ids])).logits[0]
         np.save(target, logits.float().numpy())
         return ids
-
-
-def _decide_remote_code(*, trusted: bool) -> None:
-    """Let the spec alone decide whether a model's own Python may run.
-
-    The converter passes trust_remote_code=True in places and nothing in others, where transformers
-    would ask the terminal. Without trust there are two locks: every `from_pretrained` of the Auto
-    classes gets False, and the one function that executes such files refuses.
-    """
-    import transformers  # noqa: PLC0415 - heavy, and only this child needs it
-    from transformers import dynamic_module_utils  # noqa: PLC0415 - as above
-
-    def refuse(*_: object, **__: object) -> Any:
-        raise ValueError("trust_remote_code is not allowed")
-
-    if not trusted:
-        dynamic_module_utils.get_class_in_module = refuse
-    # AutoProcessor is left to the second lock: only to name it imports seconds' worth of modules.
-    for name in ("AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"):
-        loader = getattr(transformers, name)
-        loader.from_pretrained = _deciding(loader.from_pretrained, trusted=trusted)
-
-
-def _deciding(load: Callable[..., Any], *, trusted: bool) -> Callable[..., Any]:
-    """Return `load` with the decision made: False always wins, True only where nothing was said."""
-    name = "trust_remote_code"
-
-    def from_pretrained(*arguments: object, **settings: object) -> Any:
-        return load(*arguments, **{**settings, name: trusted and settings.get(name, True)})
-
-    return from_pretrained
 
 
 def _import_converter() -> ModuleType:

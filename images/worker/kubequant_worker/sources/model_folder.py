@@ -146,18 +146,33 @@ def architecture(model: Path) -> str:
     Raises:
         BadRequestError: config.json is missing or no JSON object.
     """
-    try:
-        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    names = model_config(model).get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
+
+
+def require_unquantized(model: Path) -> None:
+    """Raise BadRequestError where config.json says that the weights are quantized already."""
+    found = model_config(model).get("quantization_config")
+    if found is not None:
+        kind = found.get("quant_method", "some method") if isinstance(found, dict) else found
+        raise BadRequestError(
+            f"spec.model: config.json says that the model is quantized already (by {kind}); "
+            "a method starts from a 16- or 32-bit checkpoint",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+            advice="name the model that it was made from",
+        )
+
+
+def model_config(model: Path) -> dict[str, Any]:
+    """Return config.json.
+
+    Raises:
+        BadRequestError: It is missing or no JSON object.
+    """
+    if not (model / "config.json").is_file():
         raise BadRequestError(
             "spec.model: there is no config.json beside the weights",
             reason=FailureReason.UNSUPPORTED_MODEL,
             advice="publish the whole checkpoint as transformers writes it (save_pretrained)",
-        ) from None
-    except ValueError as error:
-        raise BadRequestError(
-            f"spec.model: config.json cannot be read: {error}",
-            reason=FailureReason.UNSUPPORTED_MODEL,
-        ) from None
-    names = config.get("architectures") if isinstance(config, dict) else None
-    return str(names[0]) if isinstance(names, list) and names else ""
+        )
+    return _read_json(model / "config.json")

@@ -1,4 +1,4 @@
-"""The GGUF image does a worker's work as a pod has it do: from a variable to files."""
+"""A method's image does a worker's work as a pod has it do: from a variable to files."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ TINY = Path(__file__).parents[2] / "examples" / "models" / "tiny-llama"
 DIGEST = "0123abcd"
 SPEC = {
     "model": {"uri": "pvc://models/tiny-llama"},
-    "method": "GGUF",
-    "gguf": {"types": ["Q4_K_M"]},
     "evaluation": {
         "perplexity": {"maxTokens": 2048},
         "generations": {"prompts": ["def read("], "maxNewTokens": 8},
     },
     "output": {"uri": "pvc://artifacts/out"},
 }
+
+GGUF = {"method": "GGUF", "gguf": {"types": ["Q4_K_M"]}}
+INT4 = {"method": "INT4", "int4": {}, "device": "CPU"}
 
 
 @dataclass
@@ -53,9 +54,9 @@ class Pod:
 
 @pytest.fixture
 def pod(container: Callable[..., Container], tmp_path: Path) -> Callable[..., Pod]:
-    """Make a pod of the GGUF image that runs as `user`, with `spec` over a small, quick one."""
+    """Make a pod of an image that runs as `user`, with `spec` over a small, quick one."""
 
-    def make(user: int = USER, **spec: Any) -> Pod:
+    def make(image: str = "gguf", user: int = USER, **spec: Any) -> Pod:
         for name in ("scratch", "artifacts"):
             (tmp_path / name).mkdir()
             os.chown(tmp_path / name, user, user)
@@ -64,10 +65,10 @@ def pod(container: Callable[..., Container], tmp_path: Path) -> Callable[..., Po
         shutil.copytree(TINY, tmp_path / "models" / "tiny-llama")
         request = {
             "namespace": "team", "name": "tiny", "digest": DIGEST, "spec": {**SPEC, **spec},
-            "image": "kubequant/gguf",
+            "image": f"kubequant/{image}",
         }  # fmt: skip
         made = container(
-            "gguf",
+            image,
             user=user,
             environment={"KUBEQUANT_RUN": json.dumps(request)},
             mounts={
@@ -82,11 +83,20 @@ def pod(container: Callable[..., Container], tmp_path: Path) -> Callable[..., Po
     return make
 
 
-@pytest.mark.parametrize("user", [USER, 1_000_650_000], ids=["our user", "a user of the cluster's"])
+@pytest.mark.parametrize(
+    ("image", "user", "spec", "weights"),
+    [
+        pytest.param("gguf", USER, GGUF, "tiny-Q4_K_M.gguf", id="gguf"),
+        pytest.param(
+            "gguf", 1_000_650_000, GGUF, "tiny-Q4_K_M.gguf", id="gguf as a user of the cluster's"
+        ),
+        pytest.param("llmcompressor", USER, INT4, "model.safetensors", id="llmcompressor"),
+    ],
+)
 def test_the_worker_in_the_image_quantizes_the_tiny_model(
-    pod: Callable[..., Pod], user: int
+    pod: Callable[..., Pod], image: str, user: int, spec: dict[str, Any], weights: str
 ) -> None:
-    one = pod(user)
+    one = pod(image, user, **spec)
 
     done = one.container.run()
 
@@ -95,7 +105,7 @@ def test_the_worker_in_the_image_quantizes_the_tiny_model(
     assert report.outcome == "Published"
     manifest = json.loads((one.artifact / "manifest.json").read_text())
     files = {file["path"]: file for file in manifest["files"]}
-    assert "tiny-Q4_K_M.gguf" in files
+    assert weights in files
     for name, file in files.items():
         content = (one.artifact / name).read_bytes()
         assert len(content) == file["size"]
@@ -103,7 +113,7 @@ def test_the_worker_in_the_image_quantizes_the_tiny_model(
 
 
 def test_the_worker_in_the_image_ends_at_sigterm_and_says_so(pod: Callable[..., Pod]) -> None:
-    one = pod(evaluation={"perplexity": {"maxTokens": 100_000}})
+    one = pod(**GGUF, evaluation={"perplexity": {"maxTokens": 100_000}})
     process = one.container.start()
     assert process.stdout is not None
     for line in process.stdout:

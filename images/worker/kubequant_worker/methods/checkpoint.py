@@ -1,0 +1,348 @@
+"""What all methods share whose result is a folder that transformers loads.
+
+Original and variant are measured by transformers, each in a process of its own; calibration text
+becomes token ids here; what is published is completed and made readable here. How an engine
+quantizes is its own module's (`llmcompressor`), and which parameters it gets the method's.
+"""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from kubequant.api.contract import FailureReason
+from kubequant.api.fields import quantity_bytes
+from kubequant.api.spec import Device, Offload
+from kubequant.api.status import Usage
+from kubequant_worker.datasets import calibration_samples
+from kubequant_worker.errors import BadRequestError
+from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
+from kubequant_worker.methods import Baseline, Needs, ProducedVariant
+from kubequant_worker.methods.checkpoint_check import CHECK_TEXT, Reference, judge, judge_saved
+from kubequant_worker.methods.memory import available_bytes
+from kubequant_worker.methods.precision import (
+    has_bfloat16,
+    stored_dtype,
+    working_dtype,
+)
+from kubequant_worker.methods.transformers_runtime import TransformersEngine, TransformersRuntime
+from kubequant_worker.sources.model_folder import INDEXES, require_unquantized
+from kubequant_worker.sources.safetensors_header import HeaderError, read_header
+from kubequant_worker.sources.selection import is_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    import numpy.typing as npt
+
+    from kubequant.api.spec import QuantizationJobSpec
+    from kubequant_worker.datasets import TextSet
+    from kubequant_worker.evaluation.meter import Meter
+    from kubequant_worker.methods import Workspace
+
+# torch and transformers in the child that measures, and again with an engine in another.
+LIBRARIES_BYTES = 2 << 30
+# What a GPU's own libraries take of its memory.
+_CONTEXT_BYTES = 1 << 30
+_LARGEST_VOCABULARY = 262_144
+# What is left to activations and single layers where weights are spilled to disk.
+_SPILLED_SHARE = 0.25
+# Our own documents, whose names a model's files must not take.
+_OURS = frozenset({"README.md", "report.json", "report.html", "provenance.json", "manifest.json"})
+_READABLE = 0o644
+
+
+class CheckpointQuantizer(ABC):
+    """Implements `methods.Quantizer` but for `_produce`; see there for what each part promises."""
+
+    LIBRARY: ClassVar[str]
+    """The engine's distribution, whose version is reported."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        """Prepare to work in `workspace`; starts nothing."""
+        self._work = workspace
+        self._spec = workspace.spec
+        self._dtype = ""
+        self._stored = ""
+        self._next: TransformersEngine | None = None
+        self._runtime: TransformersRuntime | None = None
+        self._reference: Reference | None = None
+        self._calibration_tokens = 0
+
+    @classmethod
+    def engine(cls) -> str:
+        """Return the engine and its version."""
+        return f"{cls.LIBRARY} {version(cls.LIBRARY)}"
+
+    @classmethod
+    @abstractmethod
+    def calibrates(cls, spec: QuantizationJobSpec) -> bool:
+        """Return whether this spec's parameters make the method read calibration text."""
+
+    @classmethod
+    @abstractmethod
+    def bits(cls, spec: QuantizationJobSpec) -> int:
+        """Return how many bits a quantized weight has."""
+
+    @classmethod
+    def needs(cls, spec: QuantizationJobSpec, files: Mapping[str, int]) -> Needs:
+        """Return what the run will take, taking the weights for 16 bits wide."""
+        sizes = [size for name, size in files.items() if is_weights(name)]
+        weights = sum(sizes)
+        on_gpu = spec.effective_device() is Device.GPU
+        keeps = on_gpu or (spec.memory.low_memory and has_bfloat16())
+        loaded = weights if keeps else 2 * weights
+        spilled = spec.memory.offload is Offload.DISK
+        # A layer's Hessians and the activations between layers grow with a layer, not the model.
+        whole = int(LIBRARIES_BYTES + 1.2 * loaded)
+        least = int(LIBRARIES_BYTES + _SPILLED_SHARE * loaded) if spilled else whole
+        kept_logits = min(KEPT_TOKENS * _LARGEST_VOCABULARY * 2, 8 * weights)
+        on_the_gpu = 0
+        if on_gpu and spec.memory.offload is Offload.NONE:
+            on_the_gpu = int(_CONTEXT_BYTES + 1.2 * weights)
+        advice = ""
+        if not spilled:
+            with_disk = int(LIBRARIES_BYTES + _SPILLED_SHARE * loaded) / (1 << 30)
+            advice = f"spec.memory.offload: Disk would make do with {with_disk:.1f} GiB."
+        return Needs(
+            scratch_bytes=int(
+                sum(files.values())
+                + weights * cls.bits(spec) / 16 * 1.25
+                + (loaded if spilled else 0)
+                + kept_logits
+            ),
+            memory_bytes=least,
+            comfortable_memory_bytes=whole,
+            gpu_memory_bytes=on_the_gpu,
+            memory_advice=advice,
+        )
+
+    def baseline(self, meter: Meter) -> Baseline:
+        """Look at the checkpoint, which is measured as it is."""
+        require_unquantized(self._work.model)
+        self._stored = stored_dtype(self._work.model)
+        self._dtype = working_dtype(self._spec, self._stored, bfloat16=has_bfloat16())
+        size = weight_bytes(self._work.model)
+        meter.set_total(1)
+        meter.advance(1, f"stored in {self._stored}, loaded in {self._dtype}")
+        return Baseline(self._dtype, self._work.model, size)
+
+    def check_baseline(self, meter: Meter) -> tuple[str, ...]:
+        """Keep the original's logits of a short text, which `verify` holds the variant against."""
+        baseline = Baseline(self._dtype, self._work.model, 0)
+        runtime = self.open_runtime(baseline, 0)
+        opening = [] if runtime.bos_token is None else [runtime.bos_token]
+        ids = np.array([*opening, *runtime.tokenize([CHECK_TEXT])[0]], np.int32)
+        ids = ids[: runtime.context_length]
+        rows = [piece.rows.copy() for piece in runtime.logits([ids])]
+        self._reference = Reference(ids, np.concatenate(rows))
+        meter.set_total(1)
+        meter.advance(1, "the original loads")
+        return ()
+
+    def variants(self, calibration: TextSet | None, meter: Meter) -> Iterator[ProducedVariant]:
+        """Produce the one variant: a folder of safetensors."""
+        if self._runtime is not None:  # the original's memory is the engine's now
+            self._runtime.close()
+            self._runtime = None
+        notes = self._produce(calibration, meter)
+        files = self._complete_folder()
+        self._next = self._engine_started()
+        yield ProducedVariant(
+            name=self._spec.method.value,
+            files=files,
+            size_bytes=weight_bytes(self._work.artifact),
+            notes=notes,
+        )
+
+    @abstractmethod
+    def _produce(self, calibration: TextSet | None, meter: Meter) -> tuple[str, ...]:
+        """Write the quantized checkpoint into the artifact folder and return notes."""
+
+    def _samples(
+        self, texts: TextSet, tokens: npt.NDArray[np.int32], *, context_length: int, bos: int | None
+    ) -> npt.NDArray[np.int32]:
+        """Return the sequences to calibrate with, shape (samples, length), each opened by BOS.
+
+        `tokens` are those of all documents in their order.
+
+        Raises:
+            BadRequestError: There are too few tokens.
+        """
+        asked = self._spec.calibration
+        length = min(asked.sequence_length, context_length)
+        opening = 0 if bos is None else 1
+        drawn = calibration_samples(
+            tokens,
+            samples=asked.samples,
+            length=length - opening,
+            seed=asked.seed,
+            bundled=texts.bundled,
+        )
+        if bos is not None:
+            drawn = np.concatenate([np.full((len(drawn), 1), bos, np.int32), drawn], axis=1)
+        self._calibration_tokens = drawn.size
+        return drawn
+
+    @property
+    def expected_logits(self) -> Path:
+        """Return where an engine may leave what its quantized model computes over the probe.
+
+        Shape (tokens, vocabulary), float32, before the model was saved.
+        """
+        return self._work.scratch / "expected.npy"
+
+    def _probe(self) -> Path:
+        """Write the ids that the variant will be verified on, and return the file."""
+        if self._reference is None:
+            raise RuntimeError("check_baseline() comes first")
+        target = self._work.scratch / "probe.npy"
+        np.save(target, self._reference.ids)
+        return target
+
+    def calibration_tokens(self) -> int:
+        """Return how many tokens calibrated, 0 before `variants` or without calibration."""
+        return self._calibration_tokens
+
+    def shared_files(self) -> tuple[Path, ...]:
+        """Return nothing: all files are the variant's."""
+        return ()
+
+    def _complete_folder(self) -> tuple[Path, ...]:
+        """Bring the tokenizer's files, byte for byte, and let everyone read everything.
+
+        An engine's own copy of a tokenizer may be one that older libraries cannot read, and
+        safetensors writes files that only their owner reads.
+        """
+        folder = self._work.artifact
+        for path in sorted(self._work.model.iterdir()):
+            if path.is_file() and _travels(path.name):
+                shutil.copyfile(path, folder / path.name)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        for path in files:
+            path.chmod(_READABLE)
+            if path.suffix == ".safetensors":
+                _require_sound(path)
+        return tuple(path.relative_to(folder) for path in files)
+
+    def verify(self, produced: ProducedVariant, meter: Meter) -> tuple[str, ...]:
+        """Load the variant in a new process, generate, and hold its logits against the original's.
+
+        Raises:
+            BadRequestError: It does not load, or computes something else than the original.
+        """
+        if self._reference is None:
+            raise RuntimeError("check_baseline() comes first")
+        runtime = self.open_runtime(produced, 0)
+        rows = [piece.rows.copy() for piece in runtime.logits([self._reference.ids])]
+        computed = np.concatenate(rows)
+        notes = [judge(self._reference, computed, bits=self.bits(self._spec))]
+        if self.expected_logits.is_file():
+            notes.append(judge_saved(self._reference, np.load(self.expected_logits), computed))
+        runtime.generate(["The"], 8)
+        meter.set_total(1)
+        meter.advance(1, f"{produced.name} loads, generates, and is the original's likeness")
+        return tuple(notes)
+
+    def open_runtime(
+        self, of: Baseline | ProducedVariant, context_length: int
+    ) -> TransformersRuntime:
+        """Load the original or the variant in a process of its own.
+
+        What was opened last is taken again where it is the same: checking and measuring share it.
+        """
+        path = of.path if isinstance(of, Baseline) else self._work.artifact
+        if self._runtime is not None:
+            if self._runtime.is_of(path):
+                return self._runtime.with_context(context_length)
+            self._runtime.close()
+        started = self._next or self._engine_started()
+        self._next = None
+        self._runtime = TransformersRuntime(started, path, self.loading(), context_length)
+        return self._runtime
+
+    def _engine_started(self) -> TransformersEngine:
+        return TransformersEngine(self._work.threads, gpus=self.on_gpu)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Return whether the run computes on a GPU."""
+        return self._spec.effective_device() is Device.GPU
+
+    def loading(self) -> dict[str, Any]:
+        """Return how to load a checkpoint here: the fields of `transformers_model.Loading`."""
+        memory, device = self._spec.memory, self._spec.effective_device()
+        most: dict[str | int, int] | None = None
+        if memory.offload is not Offload.NONE:
+            room = max(1 << 28, available_bytes() - LIBRARIES_BYTES)
+            # On a CPU nothing but the disk is left to spill to.
+            most = {"cpu": room // 2 if memory.offload is Offload.DISK else room}
+        if device is Device.GPU and (most is not None or memory.max_gpu_memory):
+            most = {**(most or {}), **self._gpu_bytes()}
+        if device is Device.CPU and memory.offload is not Offload.DISK:
+            most = None
+        return {
+            "device": "cuda" if device is Device.GPU else "cpu",
+            "dtype": self._dtype,
+            "trust_remote_code": self._spec.model.trust_remote_code,
+            "allow_pickle": self._spec.model.allow_pickle,
+            "most_bytes": most,
+            "spill": str(self._work.scratch / "spill"),
+        }
+
+    def _gpu_bytes(self) -> dict[str | int, int]:
+        asked = self._spec.memory.max_gpu_memory
+        return {} if asked is None else {0: quantity_bytes(asked)}
+
+    def usage(self, produced: ProducedVariant) -> Usage:
+        """Return the command that serves the variant."""
+        del produced
+        return Usage(runtime="vLLM", command="vllm serve .")
+
+    def close(self) -> None:
+        """End the children; a second call does nothing."""
+        for held in (self._next, self._runtime):
+            if held is not None:
+                held.close()
+        self._next = self._runtime = None
+
+    def __enter__(self) -> Self:
+        """Return itself; importing torch takes seconds, so it begins while others fetch."""
+        self._next = self._engine_started()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the children."""
+        self.close()
+
+
+def weight_bytes(folder: Path) -> int:
+    """Return the bytes of weights in a folder."""
+    return sum(path.stat().st_size for path in folder.iterdir() if is_weights(path.name))
+
+
+def _travels(name: str) -> bool:
+    """Say whether a file of the original goes into the artifact as it is."""
+    made_anew = {"config.json", "generation_config.json", *INDEXES}
+    return not is_weights(name) and name not in made_anew and name not in _OURS
+
+
+def _require_sound(path: Path) -> None:
+    try:
+        read_header(path)
+    except HeaderError as error:
+        raise BadRequestError(
+            f"{path.name}: the engine wrote what is no safetensors file: {error}",
+            reason=FailureReason.VERIFICATION_FAILED,
+        ) from error

@@ -1,0 +1,48 @@
+"""Method GPTQ: weights in few bits, each column's error made up for by the columns after it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kubequant.api.params import GPTQParameters
+from kubequant_worker.methods.llmcompressor import (
+    LLMCompressorQuantizer,
+    Modifier,
+    Recipe,
+    linear_modules,
+    weights,
+)
+
+if TYPE_CHECKING:
+    from kubequant.api.spec import QuantizationJobSpec
+
+
+class LLMCompressorGPTQ(LLMCompressorQuantizer):
+    """GPTQ by llmcompressor."""
+
+    @classmethod
+    def calibrates(cls, spec: QuantizationJobSpec) -> bool:
+        """Return True: the Hessians come from text."""
+        del spec
+        return True
+
+    @classmethod
+    def bits(cls, spec: QuantizationJobSpec) -> int:
+        """Return how many bits a quantized weight has."""
+        return (spec.gptq or GPTQParameters()).bits
+
+    @classmethod
+    def recipe(cls, spec: QuantizationJobSpec) -> Recipe:
+        """Return the recipe.
+
+        Activation order is the kind that reorders only while quantizing ("static"), so that the
+        result is served as fast as any.
+        """
+        asked = spec.gptq or GPTQParameters()
+        weight = weights(asked.bits, group_size=asked.group_size, symmetric=asked.symmetric)
+        arguments = {
+            **linear_modules(weight, asked.ignore),
+            "dampening_frac": float(asked.damping_fraction),
+            "actorder": "static" if asked.activation_order else None,
+        }
+        return Recipe([Modifier("GPTQModifier", arguments)], one_by_one=asked.true_sequential)

@@ -1,0 +1,334 @@
+"""The child that holds llmcompressor: `python -m kubequant_worker.methods.llmcompressor_child`.
+
+It tokenizes calibration text and makes quantized checkpoints by the recipes it is given. The
+parent's half is `llmcompressor`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from compressed_tensors.offload import get_execution_device, load_offloaded_model
+from compressed_tensors.quantization.utils import is_module_quantized
+from compressed_tensors.utils import match_named_modules
+from llmcompressor import oneshot
+from llmcompressor.core import LifecycleCallbacks
+from llmcompressor.modifiers.gptq import GPTQModifier
+from llmcompressor.modifiers.quantization import QuantizationModifier
+from llmcompressor.modifiers.transform.awq import AWQModifier
+from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+from llmcompressor.pipelines.cache import IntermediatesCache
+from llmcompressor.pipelines.sequential import pipeline as sequential
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
+
+from kubequant.api.contract import FailureReason
+from kubequant_worker.errors import BadRequestError
+from kubequant_worker.methods import remote_code
+from kubequant_worker.methods.child import Parent, serve
+from kubequant_worker.methods.transformers_model import (
+    Loading,
+    bos_token,
+    context_length,
+    load_model,
+    load_tokenizer,
+    tokenize,
+)
+from kubequant_worker.sources.safetensors_header import read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from kubequant_worker.methods.child import Operation
+
+_MODIFIERS: Final[dict[str, Any]] = {
+    "AWQModifier": AWQModifier,
+    "GPTQModifier": GPTQModifier,
+    "QuantizationModifier": QuantizationModifier,
+    "SmoothQuantModifier": SmoothQuantModifier,
+}
+# The columns of a block of FP8_BLOCK. Where they do not divide a row, llmcompressor writes what
+# transformers cannot compute with.
+_BLOCK: Final = 128
+# A shard is held in memory while its types are restored.
+_SHARD_BYTES = 2_000_000_000
+_FLOATS: Final = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+
+
+class Work:
+    """The operations of the child."""
+
+    def __init__(self, parent: Parent) -> None:
+        """Answer to `parent`."""
+        self._parent = parent
+
+    def operations(self) -> Mapping[str, Operation]:
+        """Return what the parent may ask for."""
+        return {"tokenize": self.tokenize, "quantize": self.quantize}
+
+    def tokenize(
+        self,
+        path: str,
+        trusted: bool,  # noqa: FBT001 - crosses a pipe
+        texts: Sequence[str],
+        special: bool,  # noqa: FBT001 - crosses a pipe
+    ) -> dict[str, Any]:
+        """Return each text's ids, the id that opens texts, and how long the model's context is."""
+        remote_code.decide(trusted=trusted)
+        tokenizer = load_tokenizer(Path(path), trust_remote_code=trusted)
+        return {
+            "ids": [tokenize(tokenizer, text, special=special) for text in texts],
+            "bos_token": bos_token(tokenizer),
+            "context_length": context_length(Path(path), trust_remote_code=trusted),
+        }
+
+    def quantize(self, job: Mapping[str, Any]) -> list[str]:
+        """Make the checkpoint that `job` describes (see the parent's `job`); return notes."""
+        loading = Loading(**job["loading"])
+        remote_code.decide(trusted=loading.trust_remote_code)
+        torch.manual_seed(job["seed"])
+        with _offloaded(loading):
+            model = load_model(Path(job["model"]), loading)
+        modifiers = [_MODIFIERS[one["kind"]](**one["arguments"]) for one in job["modifiers"]]
+        notes = _require_quantizable(model, job["modifiers"])
+        with ExitStack() as stack:
+            stack.enter_context(_progress(self._parent, modifiers))
+            stack.enter_context(_pinning_where_it_helps())
+            stack.enter_context(_scaling_what_is_quantized())
+            _run(model, modifiers, job)
+        self._parent.event(len(modifiers), 0, 1, "saving")
+        if job["probe"]:
+            _write_logits(model, Path(job["probe"]), Path(job["expected"]))
+        stored = getattr(torch, job["stored"])
+        _save(model, Path(job["target"]), Path(job["model"]), stored)
+        return notes
+
+
+def _run(model: Any, modifiers: list[Any], job: Mapping[str, Any]) -> None:
+    """Apply the modifiers; what the engine cannot do with this model becomes a sentence."""
+    settings: dict[str, Any] = {}
+    if job["samples"]:
+        settings["dataset"] = _batches(np.load(job["samples"]))
+        settings["num_calibration_samples"] = None
+    if job["one_by_one"]:
+        settings["sequential_targets"] = ["Linear"]
+    try:
+        oneshot(
+            model=model,
+            recipe=modifiers,
+            trust_remote_code_model=job["loading"]["trust_remote_code"],
+            **settings,
+        )
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error).splitlines()[0]) from error
+    except (ValueError, KeyError, NotImplementedError, torch.fx.proxy.TraceError) as error:
+        name = type(model).__name__
+        raise BadRequestError(
+            f"spec.method: llmcompressor cannot do this with {name}: {_sentence(error)}",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+            advice="ignore the modules that it names (ignore: in the method's parameters), or take "
+            "another method",
+        ) from error
+
+
+def _write_logits(model: Any, probe: Path, target: Path) -> None:
+    """Write what the quantized model computes over the ids in `probe`, before it is saved."""
+    ids = torch.from_numpy(np.load(probe).astype(np.int64))[None]
+    with torch.inference_mode():
+        device = get_execution_device(model.get_input_embeddings())
+        rows = model(input_ids=ids.to(device)).logits[0]
+    np.save(target, rows.float().cpu().numpy())
+
+
+def _batches(samples: np.ndarray[Any, Any]) -> DataLoader[Any]:
+    """Return a loader of one sequence at a time."""
+    rows = [
+        {
+            "input_ids": torch.from_numpy(row.astype(np.int64))[None],
+            "attention_mask": torch.ones(1, len(row), dtype=torch.int64),
+        }
+        for row in samples
+    ]
+    return DataLoader(rows, batch_size=None)  # type: ignore[arg-type] # a list is a dataset too
+
+
+def _require_quantizable(model: Any, modifiers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return notes on what stays as it is; raise BadRequestError where it cannot be done.
+
+    llmcompressor itself passes over a model without linear modules in silence.
+    """
+    ignore = [name for one in modifiers for name in one["arguments"].get("ignore", ())]
+    targets = dict(match_named_modules(model, ["Linear"], ignore))
+    everything = len(list(match_named_modules(model, ["Linear"], [])))
+    if not targets:
+        raise BadRequestError(
+            f"spec.method: in {type(model).__name__} there is nothing for llmcompressor to "
+            f"quantize: it has {everything} linear modules, and all are ignored",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+            advice="ignore fewer, or, for a model whose layers are not torch.nn.Linear (GPT-2 is "
+            "one), take another method, such as GGUF or BitsAndBytes",
+        )
+    for one in modifiers:
+        if one["arguments"].get("scheme") == "FP8_BLOCK":
+            _require_whole_groups(
+                targets, _BLOCK, "scheme: Block, whose width of", "scheme: Dynamic"
+            )
+        for group in one["arguments"].get("config_groups", {}).values():
+            size = group["weights"].get("group_size")
+            _require_whole_groups(targets, size, "groupSize:", "")
+    unused = [name for name in ignore if not list(match_named_modules(model, [name], []))]
+    notes = [f"{len(targets)} of {everything} linear modules are quantized"]
+    if unused:
+        notes.append(f"ignore: {', '.join(sorted(set(unused)))} is the name of no module")
+    return notes
+
+
+def _require_whole_groups(
+    targets: Mapping[str, Any], size: int | None, what: str, instead: str
+) -> None:
+    """Raise BadRequestError where a row of a module's weight is not a whole number of groups."""
+    widths = {name: int(module.weight.shape[-1]) for name, module in targets.items()}
+    uneven = [name for name, width in widths.items() if size and width % size]
+    if uneven:
+        fitting = [str(one) for one in (128, 64, 32) if not any(w % one for w in widths.values())]
+        groups = f"groupSize to {', '.join([*fitting, '-1'])}"
+        raise BadRequestError(
+            f"{what} {size} does not divide the {widths[uneven[0]]} columns of {uneven[0]} "
+            f"({len(uneven)} of {len(targets)} modules are so)",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+            advice=f"set {instead or groups}, or ignore those modules",
+        )
+
+
+@contextmanager
+def _progress(parent: Parent, modifiers: Sequence[Any]) -> Iterator[None]:
+    """Tell the parent of every step: modifiers run one after another, each over all subgraphs."""
+    whole = LifecycleCallbacks.sequential_epoch_end
+    trace = sequential.trace_subgraphs
+    state = {"stage": -1, "step": 0, "of": 1}
+
+    def traced(*arguments: Any, **settings: Any) -> Any:
+        subgraphs = trace(*arguments, **settings)
+        state.update(stage=state["stage"] + 1, step=0, of=len(subgraphs))
+        return subgraphs
+
+    def ended(*arguments: Any, **settings: Any) -> Any:
+        result = whole(*arguments, **settings)
+        state["step"] += 1
+        if state["step"] > state["of"] or state["stage"] < 0:  # one that needs no data
+            state.update(stage=state["stage"] + 1, step=1, of=1)
+        stage = min(state["stage"], len(modifiers) - 1)
+        name = type(modifiers[stage]).__name__.removesuffix("Modifier")
+        message = f"{name}: part {state['step']} of {state['of']}"
+        parent.event(stage, state["step"], state["of"], message)
+        return result
+
+    with (
+        patch.object(LifecycleCallbacks, "sequential_epoch_end", ended),
+        patch.object(sequential, "trace_subgraphs", traced),
+    ):
+        yield
+
+
+@contextmanager
+def _pinning_where_it_helps() -> Iterator[None]:
+    """Leave memory as it is where there is no accelerator: pinning it raises there."""
+    if torch.accelerator.is_available():
+        yield
+        return
+    with patch.object(IntermediatesCache, "pin_memory", lambda *_, **__: None):
+        yield
+
+
+@contextmanager
+def _scaling_what_is_quantized() -> Iterator[None]:
+    """Let AWQ leave out layers of which nothing is quantized: it divides by their number."""
+    resolve = AWQModifier._set_resolved_mappings  # noqa: SLF001 - it has no public way
+
+    def resolved(modifier: Any, model: Any) -> None:
+        resolve(modifier, model)
+        modifier._resolved_mappings = [  # noqa: SLF001 - as above
+            mapping
+            for mapping in modifier._resolved_mappings  # noqa: SLF001 - as above
+            if any(is_module_quantized(layer) for layer in mapping.balance_layers)
+        ]
+
+    with patch.object(AWQModifier, "_set_resolved_mappings", resolved):
+        yield
+
+
+@contextmanager
+def _offloaded(loading: Loading) -> Iterator[None]:
+    """Let llmcompressor itself move what is spilled."""
+    if loading.most_bytes is None:
+        yield
+        return
+    with load_offloaded_model():
+        yield
+
+
+def _save(model: Any, target: Path, source: Path, stored: torch.dtype) -> None:
+    """Write the compressed checkpoint, in shards.
+
+    What is not quantized gets back the type that it was stored in; scales keep the precision that
+    they were computed in.
+    """
+    model.config.dtype = stored
+    model.save_pretrained(target, save_compressed=True, max_shard_size=_SHARD_BYTES)
+    before = {
+        span.name: span.dtype for path in source.glob("*.safetensors") for span in read_header(path)
+    }
+    for path in sorted(target.glob("*.safetensors")):
+        _restore_types(path, before)
+    _correct_index(target)
+
+
+def _restore_types(path: Path, before: Mapping[str, str]) -> None:
+    """Write a shard again with its unquantized tensors in the types that `before` has by name."""
+    after = {span.name: span.dtype for span in read_header(path)}
+    changed = {
+        name: _FLOATS[before[name]]
+        for name, kind in after.items()
+        if kind in _FLOATS and before.get(name, kind) != kind and before[name] in _FLOATS
+    }
+    if not changed:
+        return
+    tensors = load_file(path)
+    for name, kind in changed.items():
+        tensors[name] = tensors[name].to(kind)
+    again = path.with_suffix(".again")
+    save_file(tensors, again, metadata={"format": "pt"})
+    again.rename(path)
+
+
+def _correct_index(folder: Path) -> None:
+    """Make the index's total the bytes that are there."""
+    path = folder / "model.safetensors.index.json"
+    if path.is_file():
+        index = json.loads(path.read_text(encoding="utf-8"))
+        spans = (span for shard in folder.glob("*.safetensors") for span in read_header(shard))
+        index["metadata"]["total_size"] = sum(span.end - span.begin for span in spans)
+        path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 400 else f"{text[:400]}..."  # noqa: PLR2004 - about what a message holds
+
+
+def main() -> None:
+    """Serve until the parent is gone. Arguments: socket, parent's pid, threads."""
+    torch.set_num_threads(int(sys.argv[3]))
+    torch.set_num_interop_threads(1)
+    serve(sys.argv[1:], lambda parent: Work(parent).operations())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""One checkpoint loaded by transformers: its tokenizer, its logits in bounded pieces, greedy text.
+
+torch and transformers are imported here, so only children import this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from kubequant.api.contract import FailureReason
+from kubequant_worker.chat import chat_template
+from kubequant_worker.errors import BadRequestError
+from kubequant_worker.evaluation.runtime import FloatRows, Generation, TokenArray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+# The logits of one forward pass, in float32; a longer window goes through in pieces, the keys and
+# values of those before it kept.
+PIECE_BYTES = 128 << 20
+# Where a config names no context at all, as for models whose positions have no end.
+_ENDLESS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How to load a checkpoint.
+
+    `device` is torch's name; `most_bytes` bounds what each device may hold, where the rest is to be
+    spilled ("cpu", "disk" into `spill`).
+    """
+
+    device: str
+    dtype: str
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    most_bytes: Mapping[str | int, int] | None = None
+    spill: str = ""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `from_pretrained`."""
+        given: dict[str, Any] = {
+            "dtype": getattr(torch, self.dtype),
+            "trust_remote_code": self.trust_remote_code,
+            "use_safetensors": None if self.allow_pickle else True,
+            "local_files_only": True,
+        }
+        if self.most_bytes is not None:
+            folder = {"offload_folder": self.spill, "offload_buffers": True}
+            return {**given, "device_map": "auto", "max_memory": dict(self.most_bytes), **folder}
+        if self.device == "cpu":  # any other place needs accelerate, which not every image holds
+            return given
+        return {**given, "device_map": self.device}
+
+
+def load_tokenizer(path: Path, *, trust_remote_code: bool) -> Any:
+    """Return a checkpoint's tokenizer.
+
+    Raises:
+        BadRequestError: transformers cannot read it.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(
+            path, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise BadRequestError(
+            f"spec.model: transformers cannot read the tokenizer: {_first_line(error)}",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+            advice="put the tokenizer's files as transformers writes them beside the weights",
+        ) from error
+
+
+def tokenize(tokenizer: Any, text: str, *, special: bool) -> TokenArray:
+    """Return a text's ids, without BOS or EOS; special tokens in it count only if `special`."""
+    ids = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=not special, verbose=False
+    )["input_ids"]
+    return np.array(ids, np.int32)
+
+
+def bos_token(tokenizer: Any) -> int | None:
+    """Return the id that this tokenizer opens every text with, None where it does not."""
+    bos = tokenizer.bos_token_id
+    opened = tokenizer("a")["input_ids"]
+    return int(bos) if bos is not None and opened and opened[0] == bos else None
+
+
+def context_length(path: Path, *, trust_remote_code: bool) -> int:
+    """Return the longest text, in tokens, that a checkpoint was made for."""
+    config = AutoConfig.from_pretrained(
+        path, trust_remote_code=trust_remote_code, local_files_only=True
+    )
+    return _context_length(config)
+
+
+def _context_length(config: Any) -> int:
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(found or _ENDLESS)
+
+
+def load_model(path: Path, loading: Loading) -> Any:
+    """Return a checkpoint's model, ready to compute.
+
+    Raises:
+        BadRequestError: transformers does not know the architecture, or needs the model's own code.
+    """
+    try:
+        AutoConfig.from_pretrained(
+            path, trust_remote_code=loading.trust_remote_code, local_files_only=True
+        )
+        model: Any = AutoModelForCausalLM.from_pretrained(path, **loading.arguments())
+    except (KeyError, ValueError, ImportError) as error:
+        raise BadRequestError(
+            f"spec.model: transformers does not load the model: {_first_line(error)}",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+            advice="take a causal language model of an architecture that this version of "
+            "transformers knows",
+        ) from error
+    return model.eval()
+
+
+class CheckpointModel:
+    """A loaded checkpoint that answers what a runtime is asked."""
+
+    def __init__(self, path: Path, loading: Loading) -> None:
+        """Load the checkpoint in the folder `path`; raises BadRequestError."""
+        self._tokenizer = load_tokenizer(path, trust_remote_code=loading.trust_remote_code)
+        self.model = load_model(path, loading)
+        config = self.model.config.get_text_config()
+        self.vocabulary_size = int(config.vocab_size)
+        self.context_length = _context_length(self.model.config)
+        self.bos_token = bos_token(self._tokenizer)
+        template = chat_template(path)
+        self.chat_template = template.source if template else None
+        self._device = self.model.get_input_embeddings().weight.device
+        if self._device.type == "meta":  # spilled: accelerate moves inputs where they are needed
+            self._device = torch.device(loading.device)
+
+    @property
+    def piece_rows(self) -> int:
+        """Return how many rows of logits one forward pass gives at most."""
+        return max(16, PIECE_BYTES // (4 * self.vocabulary_size))
+
+    def tokenize(self, text: str, *, special: bool) -> TokenArray:
+        """Return a text's ids; see `tokenize`."""
+        return tokenize(self._tokenizer, text, special=special)
+
+    def rows(self, window: TokenArray) -> Iterator[tuple[int, FloatRows]]:
+        """Yield (position of the first row, rows of logits) of one window, in bounded pieces."""
+        ids = torch.as_tensor(window.astype(np.int64), device=self._device)[None]
+        whole = len(window) <= self.piece_rows
+        cache = None
+        for first in range(0, len(window), self.piece_rows):
+            piece = ids[:, first : first + self.piece_rows]
+            with torch.inference_mode():
+                output = self.model(input_ids=piece, past_key_values=cache, use_cache=not whole)
+            cache = getattr(output, "past_key_values", None)
+            if not whole and cache is None:
+                raise BadRequestError(
+                    f"spec.evaluation.perplexity.contextLength: {len(window)} tokens are too many "
+                    "at once for this model, which keeps nothing between pieces; set at most "
+                    f"{self.piece_rows}",
+                    reason=FailureReason.UNSUPPORTED_MODEL,
+                )
+            yield first, output.logits[0].float().cpu().numpy()
+
+    def generate(self, prompts: Sequence[str], most: int) -> list[Generation]:
+        """Return the greedy continuation of each prompt."""
+        return [self._continue(prompt, most) for prompt in prompts]
+
+    def _continue(self, prompt: str, most: int) -> Generation:
+        opening = [] if self.bos_token is None else [self.bos_token]
+        start = [*opening, *self.tokenize(prompt, special=False).tolist()] or [0]
+        room = min(most, self.context_length - 1)
+        start = start[-(self.context_length - room) :]
+        ids = torch.tensor([start], device=self._device)
+        new: list[int] = []
+        cache, stopped = None, False
+        with torch.inference_mode():
+            while len(new) < room:
+                output = self.model(input_ids=ids, past_key_values=cache, use_cache=True)
+                token = int(output.logits[0, -1].argmax())
+                if token in self._stop_tokens:
+                    stopped = True
+                    break
+                new.append(token)
+                cache = getattr(output, "past_key_values", None)
+                # Without a cache the whole text is read again.
+                step = [[token]] if cache is not None else [[*start, *new]]
+                ids = torch.tensor(step, device=self._device)
+        text = self._tokenizer.decode([*start, *new], skip_special_tokens=True)
+        before = self._tokenizer.decode(start, skip_special_tokens=True)
+        return Generation(tuple(new), text.removeprefix(before), stopped)
+
+    @property
+    def _stop_tokens(self) -> frozenset[int]:
+        found = getattr(self.model.generation_config, "eos_token_id", None)
+        found = found if found is not None else self._tokenizer.eos_token_id
+        if found is None:
+            return frozenset()
+        return frozenset(found if isinstance(found, list) else [found])
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

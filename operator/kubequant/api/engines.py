@@ -1,0 +1,115 @@
+"""Which engine does a method: a literal table, and what `engine: Auto` becomes.
+
+Operator and worker both ask here, the one to choose an image and the other to choose a module, so
+that they cannot differ. Only engines that this version holds are in the table; the words are those
+of the `engine` fields in `params`, and for methods without such a field the engine's own name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from kubequant.api.spec import Device, Method
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from kubequant.api.spec import QuantizationJobSpec
+
+AUTO: Final = "Auto"
+LLAMA_CPP: Final = "LlamaCpp"
+LLM_COMPRESSOR: Final = "LLMCompressor"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine of a method.
+
+    `devices` are those that it quantizes on. `because` ends the sentence "INT8 is done by
+    LLMCompressor: ...".
+    """
+
+    name: str
+    devices: frozenset[Device]
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """The engine that does a spec, and in a sentence why it is this one."""
+
+    name: str
+    reason: str
+
+
+_EVERYWHERE: Final = frozenset(Device)
+
+ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
+    Method.GGUF: (Engine(LLAMA_CPP, _EVERYWHERE, "llama.cpp made the format"),),
+    Method.INT8: (
+        Engine(
+            LLM_COMPRESSOR, _EVERYWHERE, "it smooths and calibrates, and vLLM serves what it writes"
+        ),
+    ),
+    Method.INT4: (
+        Engine(LLM_COMPRESSOR, _EVERYWHERE, "rounding to nearest needs no data and no GPU"),
+    ),
+    Method.FP8: (Engine(LLM_COMPRESSOR, _EVERYWHERE, "vLLM serves what it writes"),),
+    Method.GPTQ: (
+        Engine(LLM_COMPRESSOR, _EVERYWHERE, "it is kept up, and vLLM serves what it writes"),
+    ),
+    Method.AWQ: (Engine(LLM_COMPRESSOR, _EVERYWHERE, "vLLM and transformers load what it writes"),),
+}
+"""The engines of each method, the one that Auto prefers first."""
+
+
+def candidates(spec: QuantizationJobSpec) -> tuple[Engine, ...]:
+    """Return the engines that can do `spec` on its device, the preferred one first.
+
+    An engine that the spec names is the only one; method Auto has none.
+    """
+    engines = [
+        engine
+        for engine in ENGINES.get(spec.method, ())
+        if spec.effective_device() in engine.devices and _takes(engine.name, spec)
+    ]
+    asked = _asked(spec)
+    return tuple(engine for engine in engines if asked in {None, AUTO, engine.name})
+
+
+def engine_choice(
+    spec: QuantizationJobSpec, there: Container[str] | None = None
+) -> EngineChoice | None:
+    """Return the engine for `spec`, or None where no engine of this version can do it.
+
+    `there` are the engines that the worker's environment holds, where only those count. A method
+    that leaves nothing to choose has no reason.
+    """
+    fitting = candidates(spec)
+    chosen = next((one for one in fitting if there is None or one.name in there), None)
+    if chosen is None:
+        return None
+    asked, device = _asked(spec), spec.effective_device()
+    if asked is None:
+        return EngineChoice(chosen.name, "")
+    if asked != AUTO:
+        return EngineChoice(chosen.name, f"The spec names engine {chosen.name}.")
+    because = chosen.because
+    if chosen is not fitting[0]:
+        because = f"{fitting[0].name}, which Auto prefers, is not installed here"
+    return EngineChoice(chosen.name, f"{chosen.name} does {spec.method} on a {device}: {because}.")
+
+
+def _asked(spec: QuantizationJobSpec) -> str | None:
+    """Return the word of the field `engine`, None where the method has no such field."""
+    if spec.method is Method.AUTO:
+        return None
+    asked: str | None = getattr(spec.parameters(), "engine", None)
+    return asked
+
+
+def _takes(engine: str, spec: QuantizationJobSpec) -> bool:
+    """Say whether an engine can do what the parameters ask for."""
+    rounding = getattr(spec.int4, "rounding", "Nearest") if spec.method is Method.INT4 else ""
+    return not (engine == LLM_COMPRESSOR and rounding == "Tuned")

@@ -1,0 +1,65 @@
+"""Which engine does what: the table itself, and what Auto makes of it."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from tests.api.cases import SMALLEST
+
+from kubequant.api.engines import ENGINES, LLM_COMPRESSOR, candidates, engine_choice
+from kubequant.api.resource import read_manifest
+from kubequant.api.spec import MEMBERS, Method, QuantizationJobSpec
+from kubequant.controller.catalog import IMAGES, ImageKey
+from kubequant_worker.methods import LIBRARIES, METHODS
+
+
+def spec(**fields: Any) -> QuantizationJobSpec:
+    return read_manifest({**SMALLEST, "spec": {**SMALLEST["spec"], **fields}}).spec
+
+
+@pytest.mark.parametrize("method", ENGINES)
+def test_every_engine_has_its_word_its_image_its_module_and_its_library(method: Method) -> None:
+    fields = MEMBERS[method][1].model_fields
+    words = get_args(fields["engine"].annotation) if "engine" in fields else ()
+    for engine in ENGINES[method]:
+        assert not words or engine.name in words
+        assert engine.name in IMAGES
+        assert engine.name in LIBRARIES
+        assert (method, engine.name) in METHODS
+
+
+def test_every_image_and_module_belongs_to_an_engine_of_the_table() -> None:
+    rows = {(method, engine.name) for method, engines in ENGINES.items() for engine in engines}
+    assert set(METHODS) == rows
+    assert {IMAGES[name].key for _, name in rows} == set(ImageKey)
+
+
+def test_auto_takes_the_first_engine_and_says_why() -> None:
+    choice = engine_choice(spec(method="GPTQ", device="CPU"))
+    assert choice is not None
+    assert choice.name == LLM_COMPRESSOR
+    assert choice.reason.startswith("LLMCompressor does GPTQ on a CPU: ")
+
+
+def test_an_engine_that_is_named_is_taken_or_nothing_is() -> None:
+    named = engine_choice(spec(method="GPTQ", gptq={"engine": "LLMCompressor"}))
+    assert named is not None
+    assert named.reason == "The spec names engine LLMCompressor."
+    assert engine_choice(spec(method="GPTQ", gptq={"engine": "AutoGPTQ"})) is None
+
+
+def test_an_engine_that_is_not_installed_is_passed_over() -> None:
+    asked = spec(method="INT8")
+    assert candidates(asked)
+    assert engine_choice(asked, there=frozenset({"TorchAO"})) is None
+
+
+def test_rounding_that_an_engine_cannot_do_is_not_its_own() -> None:
+    assert candidates(spec(method="INT4", int4={"rounding": "Tuned"})) == ()
+
+
+def test_a_method_without_a_choice_gives_no_reason() -> None:
+    choice = engine_choice(spec(method="GGUF"))
+    assert choice is not None
+    assert choice.reason == ""

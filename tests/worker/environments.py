@@ -1,0 +1,31 @@
+"""The images' Python environments, in which tests run the worker as a pod would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+@cache
+def interpreter(name: str) -> Path:
+    """Return the interpreter of images/<name>'s environment, made now where it is not there."""
+    command = [sys.executable, str(ROOT / "images" / "environment.py"), name]
+    # What it says goes past pytest's capture, so that a long download is seen while it runs.
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, stderr=sys.__stderr__, text=True
+    )
+    return Path(done.stdout.strip())
+
+
+def variables() -> dict[str, str]:
+    """Return the environment variables with which an image's interpreter finds this checkout."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "HF_", "PYTHON"))}
+    folders = (ROOT / "operator", ROOT / "images" / "worker", ROOT)
+    # A machine's own GPU is left alone: what needs one is marked `gpu`.
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "default"}
+    return {**kept, **hidden, "PYTHONPATH": os.pathsep.join(map(str, folders))}
