@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["CHECK_TEXT", "MOST_DIVERGENCE", "Reference", "judge", "judge_saved"]
 
 # The mean divergence, in nats, that a sound checkpoint of so many bits stays below by far (measured
-# on the tiny model: at most 0.003, 0.014, 0.03 and 0.14 by bits 8, 4, 3, 2). One whose rows have each
-# other's scales exceeds it (0.7 at 4 bits). Fewer bits may ruin a model without being wrong, so there
-# the band is wide: `judge_saved`, the numbers and the gates then say what is the matter.
+# on the tiny model: at most 0.003, 0.014, 0.03 and 0.14 by bits 8, 4, 3, 2). One whose rows have
+# each other's scales exceeds it (0.7 at 4 bits). Fewer bits may ruin a model without being wrong,
+# so there the band is wide: `judge_saved`, the numbers and the gates then say what is the matter.
 MOST_DIVERGENCE: Final = {8: 0.1, 4: 0.4, 3: 1.5, 2: 4.0}
 # What saving and loading may always change: smoothed norms are rounded to the type that the
 # original stores them in, and quantized activations then move to other levels here and there.

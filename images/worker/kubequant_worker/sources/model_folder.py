@@ -164,10 +164,10 @@ def require_unquantized(model: Path) -> None:
 
 
 def model_config(model: Path) -> dict[str, Any]:
-    """Return config.json.
+    """Return config.json, empty where it holds no object.
 
     Raises:
-        BadRequestError: It is missing or no JSON object.
+        BadRequestError: It is missing or no JSON.
     """
     if not (model / "config.json").is_file():
         raise BadRequestError(
@@ -175,4 +175,11 @@ def model_config(model: Path) -> dict[str, Any]:
             reason=FailureReason.UNSUPPORTED_MODEL,
             advice="publish the whole checkpoint as transformers writes it (save_pretrained)",
         )
-    return _read_json(model / "config.json")
+    try:
+        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(
+            f"spec.model: config.json cannot be read: {error}",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+        ) from None
+    return config if isinstance(config, dict) else {}
