@@ -40,8 +40,16 @@ def finished(api: Api, shared_namespace: str) -> str:
         }
         for variant in REPORT.variants
     ]
+    ready = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "Published",
+        "message": "The artifact is published.",
+        "lastTransitionTime": "2026-01-02T03:04:05Z",
+    }
     status = {
         "phase": "Succeeded",
+        "conditions": [ready],
         "progress": {"stage": "Publishing", "percent": 100},
         "resolved": {"method": "GGUF", "engine": "llama.cpp"},
         "artifact": {"uri": "s3://models/llama/"},
@@ -106,20 +114,12 @@ def test_columns_show_how_far_a_run_is_and_what_came_out(
 ) -> None:
     header, row = table(control_plane, "get", "qj", finished, f"--namespace={shared_namespace}")
 
-    assert header == [
-        *(
-            "NAME",
-            "METHOD",
-            "PHASE",
-            "REASON",
-            "STAGE",
-            "PROGRESS",
-            "SIZE REDUCTION",
-            "PPL CHANGE",
-            "AGE",
-        )
-    ]
-    assert row[:-1] == ["finished", "GGUF", "Succeeded", "Publishing", "100", "69.4", "2.2"]
+    first, *rest = "NAME METHOD PHASE REASON STAGE PROGRESS|SIZE REDUCTION|PPL CHANGE|AGE".split(
+        "|"
+    )
+    assert header == [*first.split(), *rest]
+    expected = ["finished", "GGUF", "Succeeded", "Published", "Publishing", "100", "69.4", "2.2"]
+    assert row[:-1] == expected
 
 
 def test_wide_columns_add_model_engine_and_artifact(
