@@ -62,6 +62,8 @@ class Api:
             retries=False,
             timeout=30,
         )
+        if not answer.headers.get("Content-Type", "").startswith(JSON):
+            return Answer(answer.status, {"message": answer.data.decode(errors="replace")})
         return Answer(answer.status, json.loads(answer.data))
 
     def text(self, path: str) -> str:
