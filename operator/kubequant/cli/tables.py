@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from kubequant.api.contract import Outcome
@@ -21,27 +22,27 @@ def print_report(report: RunReport, console: Console) -> None:
     if report.variants:
         console.print(_table(report))
     for warning in report.warnings:
-        console.print(f"[yellow]note:[/] {warning}", highlight=False)
+        console.print(f"[yellow]note:[/] {escape(warning)}", highlight=False)
     if report.failure is not None:
         failure = report.failure
-        console.print(f"[red]{failure.reason.value}:[/] {failure.message}", highlight=False)
+        console.print(f"[red]{failure.reason.value}:[/] {escape(failure.message)}", highlight=False)
         if failure.advice:
-            console.print(failure.advice, highlight=False)
+            console.print(escape(failure.advice), highlight=False)
         return
     word = {
         Outcome.PUBLISHED: "published",
         Outcome.ALREADY_PUBLISHED: "already published, nothing done",
     }.get(report.outcome, str(report.outcome))
     if report.artifact is not None:
-        console.print(f"{word}: {report.artifact.uri}", soft_wrap=True, highlight=False)
+        console.print(f"{word}: {escape(report.artifact.uri)}", soft_wrap=True, highlight=False)
     if report.usage is not None:
-        console.print(f"load it: {report.usage.command}", soft_wrap=True, highlight=False)
+        console.print(f"load it: {escape(report.usage.command)}", soft_wrap=True, highlight=False)
 
 
 def _table(report: RunReport) -> Table:
     """Return the numbers, the original in the first row."""
     method = report.settings.method.value if report.settings else ""
-    table = Table(title=f"{report.name}: {method}", title_justify="left")
+    table = Table(title=escape(f"{report.name}: {method}"), title_justify="left")
     table.add_column("type")
     for name in ("size", "smaller", "perplexity", "change", "mean KL", "same token"):
         table.add_column(name, justify="right", no_wrap=True)
