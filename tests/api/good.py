@@ -138,9 +138,9 @@ GOOD = (
     ),
     Good(
         "every field of the run",
-        "suspend: true, backoffLimit: 0, activeDeadlineSeconds: 60, pendingDeadlineSeconds: 60, "
-        "ttlSecondsAfterFinished: 0, onGateFailure: Escalate, memory: {offload: Disk, "
-        "maxGPUMemory: 20Gi, lowMemory: true}, device: GPU",
+        "method: GPTQ, suspend: true, backoffLimit: 0, activeDeadlineSeconds: 60, "
+        "pendingDeadlineSeconds: 60, ttlSecondsAfterFinished: 0, onGateFailure: Escalate, "
+        "memory: {offload: Disk, maxGPUMemory: 20Gi, lowMemory: true}, device: GPU",
     ),
     Good(
         "a null, which is an absent field",

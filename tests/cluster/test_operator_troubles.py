@@ -176,7 +176,7 @@ def test_a_pod_that_no_node_takes_shows_the_schedulers_reason_and_an_edit_mends_
 
 
 def test_a_gpu_that_no_node_has_is_said_so(team: Namespace) -> None:
-    team.apply("device: GPU")
+    team.apply("method: INT8")
     message = condition(team.reaches("Unschedulable"), "Ready")["message"]
     assert "Insufficient nvidia.com/gpu" in message
 

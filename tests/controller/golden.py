@@ -12,6 +12,7 @@ import yaml
 from tests.controller.builders import SETTINGS, START, resource_body
 
 from kubequant.controller.case import Case
+from kubequant.controller.catalog import ImageKey
 from kubequant.controller.manifest import Order, as_body, worker_job
 from kubequant.controller.observe import Observed, read_resource
 
@@ -31,7 +32,7 @@ SPECS: Final = {
     "evaluation: {perplexity: {dataset: {uri: 'hf://owner/text', secretRef: {name: hub}}}, "
     "generations: {prompts: ['costs $(HOME) or $5?']}}, "
     "output: {s3: {endpoint: 'https://s3.example.com', region: eu-1}, secretRef: {name: s3}}, "
-    "device: GPU, backoffLimit: 5, "
+    "method: GPTQ, device: GPU, backoffLimit: 5, "
     "pod: {resources: {requests: {cpu: '8'}, limits: {cpu: '16', memory: 64Gi}}, "
     "gpu: {resourceName: amd.com/gpu, count: 2}, nodeSelector: {zone: a}, "
     "tolerations: [{key: gpu, operator: Exists, effect: NoSchedule}], "
@@ -66,9 +67,8 @@ def order_of(spec: str, settings: Settings = SETTINGS, *, memory_raised: bool = 
 
 def generated() -> dict[str, str]:
     """Return the text of each golden file by its name."""
-    listed = SETTINGS.model_copy(
-        update={"allowed_service_accounts": ("irsa",), "images": {"gguf": "example.com/gguf:1.0"}}
-    )
+    images = {key: f"example.com/{key}:1.0" for key in ImageKey}
+    listed = SETTINGS.model_copy(update={"allowed_service_accounts": ("irsa",), "images": images})
     bodies = {
         name: as_body(worker_job(order_of(spec, listed), listed)) for name, spec in SPECS.items()
     }

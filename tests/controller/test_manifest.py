@@ -146,13 +146,13 @@ DEFAULTS = ResourceRequirements(
             id="a limit is requested too",
         ),
         pytest.param(
-            "device: GPU",
+            "method: GPTQ",
             {"cpu": "2", "memory": "8Gi", "nvidia.com/gpu": "1"},
             {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "1"},
             id="one GPU where the device is one",
         ),
         pytest.param(
-            "device: GPU, pod: {resources: {limits: {amd.com/gpu: '2'}}}",
+            "method: GPTQ, pod: {resources: {limits: {amd.com/gpu: '2'}}}",
             {"cpu": "2", "memory": "8Gi", "amd.com/gpu": "2"},
             {"cpu": "4", "memory": "8Gi", "amd.com/gpu": "2"},
             id="no other GPU beside the one that is named",

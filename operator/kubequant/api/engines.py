@@ -46,7 +46,8 @@ class EngineChoice:
 _EVERYWHERE: Final = frozenset(Device)
 
 ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
-    Method.GGUF: (Engine(LLAMA_CPP, _EVERYWHERE, "llama.cpp made the format"),),
+    # Its image holds llama.cpp for CPUs, which needs no more to quantize.
+    Method.GGUF: (Engine(LLAMA_CPP, frozenset({Device.CPU}), "llama.cpp made the format"),),
     Method.INT8: (
         Engine(
             LLM_COMPRESSOR, _EVERYWHERE, "it smooths and calibrates, and vLLM serves what it writes"
