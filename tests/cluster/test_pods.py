@@ -24,6 +24,7 @@ from tests.testbed.storage import client_for
 
 from kubequant.api.digest import run_digest
 from kubequant.api.resource import read_manifest
+from kubequant.controller.catalog import ImageKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,12 +54,12 @@ def installed(cluster: Access, definition: str) -> Iterator[str]:
     """deploy/install.yaml with our images where this cluster finds them; the Deployment's name."""
     assert definition
     operator = push_image(build_image("operator"), cluster.registry)
-    gguf = push_image(build_image("gguf"), cluster.registry)
+    workers = {key: push_image(build_image(key), cluster.registry) for key in ImageKey}
     objects = list(yaml.safe_load_all((DEPLOY / "install.yaml").read_text()))
     (deployment,) = (one for one in objects if one["kind"] == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     container["image"] = operator
-    images = {"name": "KUBEQUANT_OPERATOR_IMAGES", "value": json.dumps({"gguf": gguf})}
+    images = {"name": "KUBEQUANT_OPERATOR_IMAGES", "value": json.dumps(workers)}
     container["env"] = [*container["env"], images]
     cluster.kubectl(
         "apply", "--server-side", "--force-conflicts", "-f", "-", input=yaml.safe_dump_all(objects)
@@ -227,3 +228,24 @@ def test_the_same_manifest_applied_after_its_resource_was_deleted_publishes_noth
     status = team.namespace.reaches("AlreadyPublished", name=name, seconds=120)
     assert status["artifact"] == first["artifact"]
     assert status["variants"], "the numbers of the artifact that is there"
+
+
+def test_a_method_with_another_image_runs_as_a_pod_of_that_image(
+    team: Team, tmp_path: Path
+) -> None:
+    body = team.manifest(
+        method="GPTQ",
+        device="CPU",
+        calibration={"samples": 16, "sequenceLength": 256},
+        gates=[{"metric": "PerplexityIncreasePercent", "max": "10.0"}],
+    )
+    del body["spec"]["gguf"]
+    status = team.wait(team.apply(body))
+    assert "/llmcompressor:" in status["resolved"]["image"]
+    assert status["resolved"]["engine"].startswith("llmcompressor")
+    files = downloaded(team, status, tmp_path)
+    config = json.loads(files["config.json"].read_text())
+    assert config["quantization_config"]["format"] == "pack-quantized"
+    (variant,) = status["variants"]
+    assert variant["gatesPassed"] is True
+    assert float(variant["sizeReductionPercent"]) > 50
