@@ -47,7 +47,8 @@ runtime = "runc"
 
 def folder() -> Path:
     """Return where images and their layers are kept, outside the checkout."""
-    return cache_folder() / "images"
+    # Two caches that share it by a link must say the same to buildah, which one of them may run.
+    return (cache_folder() / "images").resolve()
 
 
 def environment() -> dict[str, str]:
