@@ -68,4 +68,5 @@ def test_uploads_add_a_bounded_amount_of_memory(
         check=True,
     )
     added = json.loads(run.stdout)
-    assert added < 96 * 1024 * 1024, f"{added / 2**20:.0f} MiB"
+    # About 60 MiB on an idle machine and 98 on one that does much else; what piled up would be 192.
+    assert added < 128 * 1024 * 1024, f"{added / 2**20:.0f} MiB"
