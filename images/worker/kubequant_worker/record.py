@@ -7,24 +7,18 @@ of what stands in the record.
 from __future__ import annotations
 
 import datetime as dt
-import platform
 from dataclasses import dataclass, field
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubequant import __version__
 from kubequant.api.base import LOCAL
 from kubequant.api.contract import (
     DatasetReport,
     DivergenceDetail,
-    Environment,
     ExitCode,
     Failure,
     FailureReason,
     GateResult,
     Generation,
-    Library,
     OriginalReport,
     Outcome,
     PerplexityDetail,
@@ -40,6 +34,7 @@ from kubequant.api.contract import (
 )
 from kubequant.api.evaluation import Metric
 from kubequant.api.fields import decimal_text
+from kubequant_worker.environment import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,21 +53,6 @@ DATASET_FIELDS = {
     "evaluation": "spec.evaluation.perplexity.dataset",
 }
 RETRYABLE = frozenset({ExitCode.BUG, ExitCode.UNAVAILABLE, ExitCode.INTERRUPTED})
-# The libraries whose versions decide what comes out, as far as the image holds them.
-LIBRARIES = (
-    "kubequant",
-    "llama-cpp-python",
-    "llmcompressor",
-    "compressed-tensors",
-    "accelerate",
-    "numpy",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "huggingface_hub",
-    "boto3",
-)
 
 
 def now() -> dt.datetime:
@@ -303,35 +283,6 @@ def published_files(files: Iterable[FileDigest]) -> tuple[PublishedFile, ...]:
         PublishedFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
         for file in files
     )
-
-
-def environment(image: str, threads: int) -> Environment:
-    """Return where this run takes place."""
-    return Environment(
-        image=image,
-        platform=platform.platform(),
-        cpu=_cpu_name(),
-        threads=threads,
-        versions=(Library(name="python", version=platform.python_version()), *_versions()),
-    )
-
-
-def _versions() -> Iterable[Library]:
-    for name in LIBRARIES:
-        try:
-            yield Library(name=name, version=metadata.version(name))
-        except metadata.PackageNotFoundError:
-            if name == "kubequant":
-                yield Library(name=name, version=__version__)
-
-
-def _cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def failure_of(

@@ -11,8 +11,6 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from kubequant.api.contract import (
     Artifact,
     ExitCode,
@@ -29,9 +27,8 @@ from kubequant_worker.card import model_card
 from kubequant_worker.datasets import Role
 from kubequant_worker.errors import GateFailedError
 from kubequant_worker.evaluation.gates import gate_results
-from kubequant_worker.evaluation.generations import DEFAULT_PROMPTS, side_by_side
 from kubequant_worker.evaluation.meter import Portion
-from kubequant_worker.evaluation.perplexity import measure_original, measure_variant, windows
+from kubequant_worker.examination import Examination
 from kubequant_worker.manifest import Manifest
 from kubequant_worker.methods import Workspace, quantizer
 from kubequant_worker.methods.cpu import thread_count
@@ -47,8 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kubequant.api.contract import RunRequest
-    from kubequant_worker.evaluation.perplexity import Original, Windows
-    from kubequant_worker.evaluation.runtime import Generation, Runtime
     from kubequant_worker.layout import Layout
     from kubequant_worker.methods import Quantizer
     from kubequant_worker.progress import Progress, StageProgress
@@ -97,7 +92,6 @@ class Run:
         self._progress = progress
         self._artifact = layout.scratch / "artifact"
         self._uploaded = UploadedBytes()
-        self._context_length = 0
 
     def execute(self) -> RunReport:
         """Run all stages and return the report of a published artifact.
@@ -156,18 +150,25 @@ class Run:
         for folder in (workspace.scratch, workspace.artifact):
             folder.mkdir(parents=True, exist_ok=True)
         texts = Texts(self._request, self._layout, workspace.model)
+        examination = Examination(self._spec, self.record, texts, self._layout.scratch)
         with method(workspace) as engine:
-            self._fetch(workspace, method, texts)
-            measured, written = self._measure(engine, texts)
+            self._fetch(workspace, method, examination, texts)
+            self._measure(engine, examination)
             self._quantize(engine, method, texts)
             self._verify(engine)
             self._upload(engine, publication)
-            self._evaluate(engine, measured, written)
+            self._evaluate(engine, examination)
         self._gate()
         self._publish(publication)
         return self._finish(publication)
 
-    def _fetch(self, workspace: Workspace, method: type[Quantizer], texts: Texts) -> None:
+    def _fetch(
+        self,
+        workspace: Workspace,
+        method: type[Quantizer],
+        examination: Examination,
+        texts: Texts,
+    ) -> None:
         with self._stage(Stage.FETCHING) as progress:
             self.record.source = fetch_model(
                 self._spec.model,
@@ -179,12 +180,10 @@ class Run:
             self.record.architecture = architecture(workspace.model)
             if method.calibrates(self._spec):
                 texts.calibration()
-            if self._measures(Measurement.PERPLEXITY):
+            if examination.measures(Measurement.PERPLEXITY):
                 texts.evaluation()
 
-    def _measure(
-        self, engine: Quantizer, texts: Texts
-    ) -> tuple[tuple[Windows, Original] | None, list[Generation]]:
+    def _measure(self, engine: Quantizer, examination: Examination) -> None:
         """Make the original measurable, check that this lost nothing, and measure it."""
         with self._stage(Stage.MEASURING, 3) as progress:
             convert, check, measure = (Portion(progress, 1) for _ in range(3))
@@ -192,40 +191,8 @@ class Run:
             convert.finish()
             self.record.warnings += engine.check_baseline(check)
             check.finish()
-            asked = self._spec.evaluation.perplexity.context_length
-            with engine.open_runtime(baseline, asked) as runtime:
-                self.record.runtime = f"{runtime.name}, {baseline.name}"
-                measured = (
-                    self._measure_original(runtime, texts, measure)
-                    if self._measures(Measurement.PERPLEXITY)
-                    else None
-                )
-                written = self._generate(runtime) if self._measures(Measurement.GENERATIONS) else []
+            examination.original(engine, baseline, measure)
             measure.finish()
-        return measured, written
-
-    def _measure_original(
-        self, runtime: Runtime, texts: Texts, meter: Portion
-    ) -> tuple[Windows, Original]:
-        text = texts.evaluation()
-        asked = self._spec.evaluation.perplexity
-        stream = np.concatenate(
-            [np.empty(0, np.int32), *runtime.tokenize(text.documents, special=text.templated)]
-        )
-        cut = windows(
-            stream,
-            context_length=min(asked.context_length, runtime.context_length),
-            bos_token=runtime.bos_token,
-            max_tokens=asked.max_tokens,
-        )
-        meter.set_total(cut.scored_tokens)
-        original = measure_original(
-            runtime, cut, keep=self._layout.scratch / "logits.f16", meter=meter
-        )
-        self.record.context_length = cut.context_length
-        self.record.original_perplexity = original.perplexity
-        self.record.datasets.append(texts.reported(Role.MEASUREMENT, tokens=cut.scored_tokens))
-        return cut, original
 
     def _quantize(self, engine: Quantizer, method: type[Quantizer], texts: Texts) -> None:
         with self._stage(Stage.QUANTIZING) as progress:
@@ -250,33 +217,14 @@ class Run:
         for path in (*names, *engine.shared_files()):
             publication.add(self._artifact / path, path.as_posix())
 
-    def _evaluate(
-        self,
-        engine: Quantizer,
-        measured: tuple[Windows, Original] | None,
-        written: list[Generation],
-    ) -> None:
-        if measured is None and not written:
+    def _evaluate(self, engine: Quantizer, examination: Examination) -> None:
+        if not examination.finds_anything:
             return
-        asked = self._spec.evaluation.perplexity.context_length
         with self._stage(Stage.EVALUATING, len(self.record.variants)) as progress:
             for variant in self.record.variants:
                 portion = Portion(progress, 1)
-                with engine.open_runtime(variant.produced, asked) as runtime:
-                    if measured is not None:
-                        cut, original = measured
-                        portion.set_total(cut.scored_tokens)
-                        variant.comparison = measure_variant(runtime, cut, original, meter=portion)
-                    if written:
-                        texts = side_by_side(self._prompts(), written, self._generate(runtime))
-                        self.record.note_generations(variant, texts)
+                examination.variant(engine, variant, portion)
                 portion.finish()
-
-    def _generate(self, runtime: Runtime) -> list[Generation]:
-        return runtime.generate(self._prompts(), self._spec.evaluation.generations.max_new_tokens)
-
-    def _prompts(self) -> tuple[str, ...]:
-        return self._spec.evaluation.generations.prompts or DEFAULT_PROMPTS
 
     def _gate(self) -> None:
         """Hold the numbers against the gates.
@@ -346,9 +294,6 @@ class Run:
         return earlier.model_copy(
             update={"outcome": Outcome.ALREADY_PUBLISHED, "artifact": artifact}
         )
-
-    def _measures(self, measurement: Measurement) -> bool:
-        return measurement not in self._spec.evaluation.skip
 
     @contextmanager
     def _stage(self, stage: Stage, total: float = 0) -> Iterator[StageProgress]:

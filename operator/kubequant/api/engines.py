@@ -26,13 +26,17 @@ LLM_COMPRESSOR: Final = "LLMCompressor"
 class Engine:
     """One engine of a method.
 
-    `devices` are those that it quantizes on. `because` ends the sentence "INT8 is done by
-    LLMCompressor: ...".
+    `devices` are those that it quantizes on, `auto_on` those where Auto prefers it. `because` ends
+    the sentence "LLMCompressor does INT8 on a GPU: ...". `writes` names the format, `served_by`
+    what loads it.
     """
 
     name: str
     devices: frozenset[Device]
     because: str
+    writes: str
+    served_by: str
+    auto_on: frozenset[Device] = frozenset(Device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +48,47 @@ class EngineChoice:
 
 
 _EVERYWHERE: Final = frozenset(Device)
+_CPU: Final = frozenset({Device.CPU})
+_GPU: Final = frozenset({Device.GPU})
+_COMPRESSED: Final = ("compressed-tensors", "vLLM, transformers")
 
 ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
     # Its image holds llama.cpp for CPUs, which needs no more to quantize.
-    Method.GGUF: (Engine(LLAMA_CPP, frozenset({Device.CPU}), "llama.cpp made the format"),),
+    Method.GGUF: (
+        Engine(LLAMA_CPP, _CPU, "llama.cpp made the format", "GGUF", "llama.cpp, Ollama"),
+    ),
     Method.INT8: (
         Engine(
-            LLM_COMPRESSOR, _EVERYWHERE, "it smooths and calibrates, and vLLM serves what it writes"
+            LLM_COMPRESSOR,
+            _EVERYWHERE,
+            "it smooths and calibrates, and vLLM serves what it writes",
+            *_COMPRESSED,
         ),
     ),
     Method.INT4: (
-        Engine(LLM_COMPRESSOR, _EVERYWHERE, "rounding to nearest needs no data and no GPU"),
+        Engine(
+            LLM_COMPRESSOR,
+            _EVERYWHERE,
+            "rounding to nearest needs no data and no GPU",
+            *_COMPRESSED,
+        ),
     ),
-    Method.FP8: (Engine(LLM_COMPRESSOR, _EVERYWHERE, "vLLM serves what it writes"),),
+    Method.FP8: (Engine(LLM_COMPRESSOR, _EVERYWHERE, "vLLM serves what it writes", *_COMPRESSED),),
     Method.GPTQ: (
-        Engine(LLM_COMPRESSOR, _EVERYWHERE, "it is kept up, and vLLM serves what it writes"),
+        Engine(
+            LLM_COMPRESSOR,
+            _EVERYWHERE,
+            "it is kept up, and vLLM serves what it writes",
+            *_COMPRESSED,
+        ),
     ),
-    Method.AWQ: (Engine(LLM_COMPRESSOR, _EVERYWHERE, "vLLM and transformers load what it writes"),),
+    Method.AWQ: (
+        Engine(
+            LLM_COMPRESSOR, _EVERYWHERE, "vLLM and transformers load what it writes", *_COMPRESSED
+        ),
+    ),
 }
-"""The engines of each method, the one that Auto prefers first."""
+"""The engines of each method, in the order in which Auto prefers them."""
 
 
 def candidates(spec: QuantizationJobSpec) -> tuple[Engine, ...]:
@@ -70,11 +96,13 @@ def candidates(spec: QuantizationJobSpec) -> tuple[Engine, ...]:
 
     An engine that the spec names is the only one; method Auto has none.
     """
+    device = spec.effective_device()
     engines = [
         engine
         for engine in ENGINES.get(spec.method, ())
-        if spec.effective_device() in engine.devices and _takes(engine.name, spec)
+        if device in engine.devices and _takes(engine.name, spec)
     ]
+    engines.sort(key=lambda engine: device not in engine.auto_on)
     asked = _asked(spec)
     return tuple(engine for engine in engines if asked in {None, AUTO, engine.name})
 

@@ -8,25 +8,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kubequant.api.spec import Device, Offload
 from kubequant_worker.evaluation.meter import Portion
-from kubequant_worker.methods.checkpoint import CheckpointQuantizer
-from kubequant_worker.methods.child import Child
+from kubequant_worker.methods.engine import EngineQuantizer, calibration_note
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from kubequant.api.spec import QuantizationJobSpec
     from kubequant_worker.datasets import TextSet
     from kubequant_worker.evaluation.meter import Meter
-    from kubequant_worker.methods import Workspace
+    from kubequant_worker.methods.child import Child
 
-_MODULE = "kubequant_worker.methods.llmcompressor_child"
 # How much of the stage saving is, against one for each modifier.
 _SAVING_SHARE = 0.1
 
@@ -69,15 +64,11 @@ def linear_modules(
     return {"config_groups": {"group_0": group}, "ignore": list(ignore)}
 
 
-class LLMCompressorQuantizer(CheckpointQuantizer):
+class LLMCompressorQuantizer(EngineQuantizer):
     """Quantizes by a recipe."""
 
     LIBRARY: ClassVar[str] = "llmcompressor"
-
-    def __init__(self, workspace: Workspace) -> None:
-        """Prepare to work in `workspace`; starts nothing."""
-        super().__init__(workspace)
-        self._child: Child | None = None
+    CHILD_MODULE: ClassVar[str] = "kubequant_worker.methods.llmcompressor_child"
 
     @classmethod
     @abstractmethod
@@ -87,13 +78,6 @@ class LLMCompressorQuantizer(CheckpointQuantizer):
         Raises:
             BadRequestError: This engine cannot do what they ask for.
         """
-
-    def _produce(self, calibration: TextSet | None, meter: Meter) -> tuple[str, ...]:
-        child = self._started_child()
-        try:
-            return self.produce_with(child, calibration, meter)
-        finally:
-            self._end_child()
 
     def produce_with(
         self, child: Child, calibration: TextSet | None, meter: Meter
@@ -118,27 +102,13 @@ class LLMCompressorQuantizer(CheckpointQuantizer):
             else:
                 meter.advance(0, message)
 
-        job = self.job(recipe, self._work.artifact, samples)
-        notes: list[str] = child.call("quantize", job, on_event=count)
-        if samples is not None:
-            count_of, length = np.load(samples, mmap_mode="r").shape
-            notes.append(f"calibrated with {count_of} sequences of {length} tokens")
-        return tuple(notes)
-
-    def job(self, recipe: Recipe, target: Path, samples: Path | None) -> dict[str, Any]:
-        """Return what the child is asked to do."""
-        return {
-            "model": str(self._work.model),
-            "target": str(target),
-            "loading": self._engine_loading(),
-            "stored": self._stored,
+        job = {
+            **self.job(samples),
             "modifiers": [asdict(modifier) for modifier in recipe.modifiers],
             "one_by_one": recipe.one_by_one,
-            "samples": str(samples) if samples else None,
-            "probe": str(self._probe()) if self._reference else None,
-            "expected": str(self.expected_logits),
-            "seed": self._spec.calibration.seed,
         }
+        notes: list[str] = child.call("quantize", job, on_event=count)
+        return (*notes, calibration_note(samples)) if samples else tuple(notes)
 
     def _engine_loading(self) -> dict[str, Any]:
         """Return how the engine loads the model.
@@ -154,46 +124,3 @@ class LLMCompressorQuantizer(CheckpointQuantizer):
                 most = {k: v for k, v in (loading["most_bytes"] or {}).items() if k == "cpu"}
                 return {**loading, "device": "cpu", "most_bytes": most}
         return loading
-
-    def _calibration_file(self, child: Child, texts: TextSet) -> Path:
-        """Write the sequences to calibrate with to scratch, as token ids, and return the file."""
-        trusted = self._spec.model.trust_remote_code
-        path = str(self._work.model)
-        found = child.call("tokenize", path, trusted, list(texts.documents), texts.templated)
-        samples = self._samples(
-            texts,
-            np.concatenate([np.empty(0, np.int32), *found["ids"]]),
-            context_length=found["context_length"],
-            bos=found["bos_token"],
-        )
-        target = self._work.scratch / "calibration.npy"
-        np.save(target, samples)
-        return target
-
-    def _started_child(self) -> Child:
-        if self._child is None:
-            threads = self._work.threads
-            self._child = Child(
-                _MODULE,
-                engine=self.engine(),
-                threads=threads,
-                arguments=(str(threads),),
-                gpus=self.on_gpu,
-            )
-        return self._child
-
-    def _end_child(self) -> None:
-        if self._child is not None:
-            self._child.close()
-            self._child = None
-
-    def __enter__(self) -> Self:
-        """Return itself; llmcompressor's imports take seconds too, and begin while others fetch."""
-        super().__enter__()
-        self._started_child()
-        return self
-
-    def close(self) -> None:
-        """End the children; a second call does nothing."""
-        self._end_child()
-        super().close()

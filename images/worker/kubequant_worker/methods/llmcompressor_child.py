@@ -6,8 +6,6 @@ parent's half is `llmcompressor`.
 
 from __future__ import annotations
 
-import json
-import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -26,27 +24,25 @@ from llmcompressor.modifiers.transform.awq import AWQModifier
 from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 from llmcompressor.pipelines.cache import IntermediatesCache
 from llmcompressor.pipelines.sequential import pipeline as sequential
-from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import remote_code
-from kubequant_worker.methods.child import Parent, serve
-from kubequant_worker.methods.transformers_model import (
-    Loading,
-    bos_token,
-    context_length,
-    load_model,
-    load_tokenizer,
-    tokenize,
+from kubequant_worker.methods.engine_child import (
+    SHARD_BYTES,
+    Work,
+    restore_types,
+    sentence,
+    serve_engine,
+    write_logits,
 )
-from kubequant_worker.sources.safetensors_header import read_header
+from kubequant_worker.methods.transformers_model import Loading, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from kubequant_worker.methods.child import Operation
+    from kubequant_worker.methods.child import Parent
 
 _MODIFIERS: Final[dict[str, Any]] = {
     "AWQModifier": AWQModifier,
@@ -57,40 +53,13 @@ _MODIFIERS: Final[dict[str, Any]] = {
 # The columns of a block of FP8_BLOCK. Where they do not divide a row, llmcompressor writes what
 # transformers cannot compute with.
 _BLOCK: Final = 128
-# A shard is held in memory while its types are restored.
-_SHARD_BYTES = 2_000_000_000
-_FLOATS: Final = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
-class Work:
-    """The operations of the child."""
-
-    def __init__(self, parent: Parent) -> None:
-        """Answer to `parent`."""
-        self._parent = parent
-
-    def operations(self) -> Mapping[str, Operation]:
-        """Return what the parent may ask for."""
-        return {"tokenize": self.tokenize, "quantize": self.quantize}
-
-    def tokenize(
-        self,
-        path: str,
-        trusted: bool,  # noqa: FBT001 - crosses a pipe
-        texts: Sequence[str],
-        special: bool,  # noqa: FBT001 - crosses a pipe
-    ) -> dict[str, Any]:
-        """Return each text's ids, the id that opens texts, and how long the model's context is."""
-        remote_code.decide(trusted=trusted)
-        tokenizer = load_tokenizer(Path(path), trust_remote_code=trusted)
-        return {
-            "ids": [tokenize(tokenizer, text, special=special) for text in texts],
-            "bos_token": bos_token(tokenizer),
-            "context_length": context_length(Path(path), trust_remote_code=trusted),
-        }
+class LLMCompressorWork(Work):
+    """Quantizes by recipes."""
 
     def quantize(self, job: Mapping[str, Any]) -> list[str]:
-        """Make the checkpoint that `job` describes (see the parent's `job`); return notes."""
+        """Make the checkpoint that `job`, which holds a recipe, describes; return notes."""
         loading = Loading(**job["loading"])
         remote_code.decide(trusted=loading.trust_remote_code)
         torch.manual_seed(job["seed"])
@@ -105,7 +74,8 @@ class Work:
             _run(model, modifiers, job)
         self._parent.event(len(modifiers), 0, 1, "saving")
         if job["probe"]:
-            _write_logits(model, Path(job["probe"]), Path(job["expected"]))
+            device = get_execution_device(model.get_input_embeddings())
+            write_logits(model, device, Path(job["probe"]), Path(job["expected"]))
         stored = getattr(torch, job["stored"])
         _save(model, Path(job["target"]), Path(job["model"]), stored)
         return notes
@@ -131,20 +101,11 @@ def _run(model: Any, modifiers: list[Any], job: Mapping[str, Any]) -> None:
     except (ValueError, KeyError, NotImplementedError, torch.fx.proxy.TraceError) as error:
         name = type(model).__name__
         raise BadRequestError(
-            f"spec.method: llmcompressor cannot do this with {name}: {_sentence(error)}",
+            f"spec.method: llmcompressor cannot do this with {name}: {sentence(error)}",
             reason=FailureReason.UNSUPPORTED_MODEL,
             advice="ignore the modules that it names (ignore: in the method's parameters), or take "
             "another method",
         ) from error
-
-
-def _write_logits(model: Any, probe: Path, target: Path) -> None:
-    """Write what the quantized model computes over the ids in `probe`, before it is saved."""
-    ids = torch.from_numpy(np.load(probe).astype(np.int64))[None]
-    with torch.inference_mode():
-        device = get_execution_device(model.get_input_embeddings())
-        rows = model(input_ids=ids.to(device)).logits[0]
-    np.save(target, rows.float().cpu().numpy())
 
 
 def _batches(samples: np.ndarray[Any, Any]) -> DataLoader[Any]:
@@ -281,54 +242,9 @@ def _save(model: Any, target: Path, source: Path, stored: torch.dtype) -> None:
     they were computed in.
     """
     model.config.dtype = stored
-    model.save_pretrained(target, save_compressed=True, max_shard_size=_SHARD_BYTES)
-    before = {
-        span.name: span.dtype for path in source.glob("*.safetensors") for span in read_header(path)
-    }
-    for path in sorted(target.glob("*.safetensors")):
-        _restore_types(path, before)
-    _correct_index(target)
-
-
-def _restore_types(path: Path, before: Mapping[str, str]) -> None:
-    """Write a shard again with its unquantized tensors in the types that `before` has by name."""
-    after = {span.name: span.dtype for span in read_header(path)}
-    changed = {
-        name: _FLOATS[before[name]]
-        for name, kind in after.items()
-        if kind in _FLOATS and before.get(name, kind) != kind and before[name] in _FLOATS
-    }
-    if not changed:
-        return
-    tensors = load_file(path)
-    for name, kind in changed.items():
-        tensors[name] = tensors[name].to(kind)
-    again = path.with_suffix(".again")
-    save_file(tensors, again, metadata={"format": "pt"})
-    again.rename(path)
-
-
-def _correct_index(folder: Path) -> None:
-    """Make the index's total the bytes that are there."""
-    path = folder / "model.safetensors.index.json"
-    if path.is_file():
-        index = json.loads(path.read_text(encoding="utf-8"))
-        spans = (span for shard in folder.glob("*.safetensors") for span in read_header(shard))
-        index["metadata"]["total_size"] = sum(span.end - span.begin for span in spans)
-        path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 400 else f"{text[:400]}..."  # noqa: PLR2004 - about what a message holds
-
-
-def main() -> None:
-    """Serve until the parent is gone. Arguments: socket, parent's pid, threads."""
-    torch.set_num_threads(int(sys.argv[3]))
-    torch.set_num_interop_threads(1)
-    serve(sys.argv[1:], lambda parent: Work(parent).operations())
+    model.save_pretrained(target, save_compressed=True, max_shard_size=SHARD_BYTES)
+    restore_types(target, source)
 
 
 if __name__ == "__main__":
-    main()
+    serve_engine(LLMCompressorWork)

@@ -1,0 +1,101 @@
+"""What is measured of the original and of every variant, and what that left for the next.
+
+The order of the stages is `run`'s; how a number is computed stands in `evaluation`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kubequant.api.evaluation import Measurement
+from kubequant_worker.datasets import Role
+from kubequant_worker.evaluation.generations import DEFAULT_PROMPTS, side_by_side
+from kubequant_worker.evaluation.perplexity import measure_original, measure_variant, windows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kubequant.api.spec import QuantizationJobSpec
+    from kubequant_worker.evaluation.meter import Meter
+    from kubequant_worker.evaluation.perplexity import Original, Windows
+    from kubequant_worker.evaluation.runtime import Generation, Runtime
+    from kubequant_worker.methods import Baseline, Quantizer
+    from kubequant_worker.record import MeasuredVariant, Record
+    from kubequant_worker.texts import Texts
+
+
+class Examination:
+    """Measures the original once, then each variant against it; what is found goes to a record."""
+
+    def __init__(
+        self, spec: QuantizationJobSpec, record: Record, texts: Texts, scratch: Path
+    ) -> None:
+        """Prepare to measure what `spec` asks for, with the original's logits in `scratch`."""
+        self._spec = spec
+        self._record = record
+        self._texts = texts
+        self._logits = scratch / "logits.f16"
+        self._original: tuple[Windows, Original] | None = None
+        self._written: list[Generation] = []
+
+    def measures(self, measurement: Measurement) -> bool:
+        """Return whether the spec leaves a measurement in."""
+        return measurement not in self._spec.evaluation.skip
+
+    @property
+    def finds_anything(self) -> bool:
+        """Return whether there is anything to hold a variant against."""
+        return self._original is not None or bool(self._written)
+
+    def original(self, engine: Quantizer, baseline: Baseline, meter: Meter) -> None:
+        """Measure the original, in the form that the engine's runtime loads."""
+        with engine.open_runtime(baseline, self._context_length) as runtime:
+            self._record.runtime = f"{runtime.name}, {baseline.name}"
+            if self.measures(Measurement.PERPLEXITY):
+                self._original = self._measure_original(runtime, meter)
+            if self.measures(Measurement.GENERATIONS):
+                self._written = self._generate(runtime)
+
+    def variant(self, engine: Quantizer, variant: MeasuredVariant, meter: Meter) -> None:
+        """Measure a variant against the original."""
+        with engine.open_runtime(variant.produced, self._context_length) as runtime:
+            if self._original is not None:
+                cut, original = self._original
+                meter.set_total(cut.scored_tokens)
+                variant.comparison = measure_variant(runtime, cut, original, meter=meter)
+            if self._written:
+                texts = side_by_side(self._prompts, self._written, self._generate(runtime))
+                self._record.note_generations(variant, texts)
+
+    @property
+    def _context_length(self) -> int:
+        return self._spec.evaluation.perplexity.context_length
+
+    def _measure_original(self, runtime: Runtime, meter: Meter) -> tuple[Windows, Original]:
+        text = self._texts.evaluation()
+        asked = self._spec.evaluation.perplexity
+        stream = np.concatenate(
+            [np.empty(0, np.int32), *runtime.tokenize(text.documents, special=text.templated)]
+        )
+        cut = windows(
+            stream,
+            context_length=min(asked.context_length, runtime.context_length),
+            bos_token=runtime.bos_token,
+            max_tokens=asked.max_tokens,
+        )
+        meter.set_total(cut.scored_tokens)
+        original = measure_original(runtime, cut, keep=self._logits, meter=meter)
+        self._record.context_length = cut.context_length
+        self._record.original_perplexity = original.perplexity
+        reported = self._texts.reported(Role.MEASUREMENT, tokens=cut.scored_tokens)
+        self._record.datasets.append(reported)
+        return cut, original
+
+    def _generate(self, runtime: Runtime) -> list[Generation]:
+        return runtime.generate(self._prompts, self._spec.evaluation.generations.max_new_tokens)
+
+    @property
+    def _prompts(self) -> tuple[str, ...]:
+        return self._spec.evaluation.generations.prompts or DEFAULT_PROMPTS
