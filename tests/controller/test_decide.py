@@ -670,6 +670,14 @@ OVER = (
         failure=FailureReason.DISK_FULL,
     ),
     Row(
+        "a worker whose disk was full has failed: the next has no larger one",
+        (*begin, fails(ExitCode.UNAVAILABLE, FailureReason.DISK_FULL), World.controllers, settle),
+        "Failed",
+        "DiskFull",
+        LOST,
+        failure=FailureReason.DISK_FULL,
+    ),
+    Row(
         "a Job whose pods are gone tells why by itself",
         (
             *begin,
@@ -787,7 +795,7 @@ REFUSED = (
         spec="method: Prune",
         says="Methods with an image: AWQ, FP8, GGUF, GPTQ, INT4, INT8",
         created=0,
-        failure=FailureReason.INVALID_SPEC,
+        failure=FailureReason.METHOD_UNAVAILABLE,
         events=("MethodUnavailable",),
     ),
     Row(

@@ -9,9 +9,11 @@ import shutil
 from typing import TYPE_CHECKING
 
 from kubequant.api.contract import FailureReason
+from kubequant.api.credentials import SECRET_FIELDS, secret_names
 from kubequant.api.evaluation import MEASURED_BY, Measurement, OnGateFailure
+from kubequant.api.pod import CREDENTIAL_NAMES
 from kubequant.api.spec import Device, Method
-from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
+from kubequant_worker.errors import BadRequestError, MemoryExhaustedError, UnavailableError
 from kubequant_worker.methods.gpu import gpus
 from kubequant_worker.methods.memory import available_bytes
 
@@ -57,6 +59,27 @@ def refuse_what_is_missing(spec: QuantizationJobSpec) -> list[str]:
     if Measurement.PERFORMANCE in spec.evaluation.skip:
         return []
     return ["Speed and memory were not measured: this version does not yet."]
+
+
+def require_secrets(spec: QuantizationJobSpec, credentials: Path) -> None:
+    """Refuse to start without the credentials that the spec names.
+
+    A pod mounts a Secret that is not there as an empty folder, and this is tried again, since a
+    Secret may be applied after the manifest that names it. Outside a pod there are no such folders.
+
+    Raises:
+        UnavailableError: A Secret is not there, or has none of the keys (AccessDenied).
+    """
+    for role, name in secret_names(spec).items():
+        folder = credentials / role
+        if folder.is_dir() and not any((folder / key).is_file() for key in CREDENTIAL_NAMES):
+            raise UnavailableError(
+                f"{SECRET_FIELDS[role]}: there is no Secret {name} in this namespace, or it has "
+                f"none of the keys {', '.join(CREDENTIAL_NAMES)}",
+                reason=FailureReason.ACCESS_DENIED,
+                advice="Create that Secret with the keys that the address needs, or correct the "
+                "name.",
+            )
 
 
 def check_room(needs: Needs, scratch: Path) -> list[str]:

@@ -32,7 +32,7 @@ from kubequant_worker.examination import Examination
 from kubequant_worker.manifest import Manifest
 from kubequant_worker.methods import Workspace, quantizer
 from kubequant_worker.methods.cpu import thread_count
-from kubequant_worker.preflight import check_room, refuse_what_is_missing
+from kubequant_worker.preflight import check_room, refuse_what_is_missing, require_secrets
 from kubequant_worker.provenance import statement
 from kubequant_worker.record import MeasuredVariant, Record, now
 from kubequant_worker.sources import fetch_model, inspect_model
@@ -106,6 +106,7 @@ class Run:
         store = open_store(place, name=self._request.name, digest=self._request.digest)
         try:
             with self._stage(Stage.PREFLIGHT) as progress:
+                require_secrets(self._spec, self._layout.credentials)
                 method, choice = quantizer(self._spec)
                 self.record.engine_reason = choice.reason
                 self.record.warnings += refuse_what_is_missing(self._spec)

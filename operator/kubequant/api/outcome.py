@@ -55,6 +55,9 @@ class FailureReason(StrEnum):
     """Why a run failed. Typed, because conditions, metrics and retries are decided by it."""
 
     INVALID_SPEC = "InvalidSpec"
+    NOT_PERMITTED = "NotPermitted"
+    METHOD_UNAVAILABLE = "MethodUnavailable"
+    JOB_REJECTED = "JobRejected"
     MODEL_NOT_FOUND = "ModelNotFound"
     DATASET_NOT_FOUND = "DatasetNotFound"
     BUCKET_NOT_FOUND = "BucketNotFound"

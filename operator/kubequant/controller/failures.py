@@ -31,6 +31,8 @@ _TOKEN: Final = re.compile(r"\b(hf_|ghp_|sk-|AKIA|ASIA)[-_A-Za-z0-9]{8,}")
 _EXIT_CODE: Final = re.compile(r"exit code (\d{1,3})\b")
 _SIGNALS: Final = 128
 _KILLED: Final = frozenset({137, 143})
+# Another pod like this one has as little memory and as small a disk, whatever the exit code says.
+_HOPELESS: Final = frozenset({FailureReason.OUT_OF_MEMORY, FailureReason.DISK_FULL})
 
 _REASONS: Final[dict[int, FailureReason]] = {
     ExitCode.BAD_REQUEST: FailureReason.INVALID_SPEC,
@@ -43,6 +45,9 @@ _REASONS: Final[dict[int, FailureReason]] = {
 
 ADVICE: Final[dict[FailureReason, str]] = {
     FailureReason.INVALID_SPEC: "Correct the spec; the pod's log says more.",
+    FailureReason.NOT_PERMITTED: "Ask the operator's administrator to allow it.",
+    FailureReason.METHOD_UNAVAILABLE: "Take a method that this version has an image for.",
+    FailureReason.JOB_REJECTED: "Correct spec.pod as the server's words say.",
     FailureReason.MODEL_NOT_FOUND: "Correct spec.model.uri or its revision.",
     FailureReason.DATASET_NOT_FOUND: "Correct the dataset's address, revision or split.",
     FailureReason.BUCKET_NOT_FOUND: "Create the bucket, or correct the address in the spec.",
@@ -121,7 +126,7 @@ def failure_of(pod: PodView, digest: str) -> Failure:
         return claimed.model_copy(
             update={
                 "exit_code": _shown(pod.exit_code),
-                "retryable": is_retryable(pod.exit_code),
+                "retryable": _may_heal(claimed.reason, pod.exit_code),
                 "advice": claimed.advice or ADVICE.get(claimed.reason, ""),
             }
         )
@@ -183,14 +188,17 @@ def own_failure(reason: FailureReason, message: str, advice: str = "") -> Failur
 
 
 def _failure(reason: FailureReason, message: str, code: int | None) -> Failure:
-    hopeless = reason in {FailureReason.OUT_OF_MEMORY, FailureReason.DISK_FULL}
     return Failure(
         reason=reason,
         message=shortened(message, _SENTENCE),
         exit_code=_shown(code),
-        retryable=is_retryable(code) and not hopeless,
+        retryable=_may_heal(reason, code),
         advice=ADVICE.get(reason, ""),
     )
+
+
+def _may_heal(reason: FailureReason, code: int | None) -> bool:
+    return is_retryable(code) and reason not in _HOPELESS
 
 
 def _shown(code: int | None) -> int | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from kubequant.api.credentials import secret_names
 from kubequant.controller.reasons import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -89,15 +90,3 @@ def _of_the_pod(pod: Pod, settings: Settings) -> Iterator[str]:
         )
     for label in sorted(_JOB_CONTROLLERS_LABELS & set(pod.labels)):
         yield f"spec.pod.labels: {label} is the Job controller's"
-
-
-def secret_names(spec: QuantizationJobSpec) -> dict[str, str]:
-    """Return the Secret of each role that has one: model, calibration, evaluation, output."""
-    calibration, evaluation = spec.calibration.dataset, spec.evaluation.perplexity.dataset
-    by_role = {
-        "model": spec.model.secret_ref,
-        "calibration": calibration.secret_ref if calibration else None,
-        "evaluation": evaluation.secret_ref if evaluation else None,
-        "output": spec.output.secret_ref,
-    }
-    return {role: secret.name for role, secret in by_role.items() if secret is not None}

@@ -86,7 +86,10 @@ REFUSALS: Final = frozenset({Reason.INVALID_SPEC, Reason.NOT_PERMITTED, Reason.M
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a spec is not run: a sentence that names the field, and what can be done."""
+    """Why a spec is not run: a sentence that names the field, and what can be done.
+
+    `reason` is one of `REFUSALS`, which are words of the API's FailureReason too.
+    """
 
     reason: Reason
     message: str

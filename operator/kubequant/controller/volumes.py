@@ -20,9 +20,9 @@ from kubernetes.aio.client import (
     V1VolumeResourceRequirements,
 )
 
+from kubequant.api.credentials import secret_names
 from kubequant.api.pod import CREDENTIAL_NAMES
 from kubequant.controller import names
-from kubequant.controller.permissions import secret_names
 
 if TYPE_CHECKING:
     from kubequant.api.pod import Scratch

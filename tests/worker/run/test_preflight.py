@@ -9,9 +9,9 @@ from tests.api.cases import SMALLEST
 
 from kubequant.api.contract import FailureReason
 from kubequant.api.resource import read_manifest
-from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
+from kubequant_worker.errors import BadRequestError, MemoryExhaustedError, UnavailableError
 from kubequant_worker.methods import Needs
-from kubequant_worker.preflight import check_room, refuse_what_is_missing, size
+from kubequant_worker.preflight import check_room, refuse_what_is_missing, require_secrets, size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +49,26 @@ def test_what_would_be_asked_in_vain_is_refused(fields: dict[str, Any], said: st
         refuse_what_is_missing(spec(method="GGUF", **fields))
 
     assert refusal.value.message.startswith(said)
+
+
+def test_a_secret_that_is_not_there_is_named_with_its_field(tmp_path: Path) -> None:
+    asked = spec(
+        model={"uri": "hf://example/model", "secretRef": {"name": "hf-token"}},
+        output={"uri": "s3://bucket/out", "secretRef": {"name": "s3-writer"}},
+    )
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "HF_TOKEN").write_text("hf_made_up")
+    (tmp_path / "output").mkdir()
+
+    with pytest.raises(UnavailableError) as refusal:
+        require_secrets(asked, tmp_path)
+
+    assert refusal.value.reason is FailureReason.ACCESS_DENIED
+    assert refusal.value.message.startswith("spec.output.secretRef: there is no Secret s3-writer")
+
+
+def test_without_a_pods_folders_the_usual_chains_of_credentials_serve(tmp_path: Path) -> None:
+    require_secrets(spec(output={"uri": "s3://bucket/out", "secretRef": {"name": "w"}}), tmp_path)
 
 
 def test_too_little_disk_is_refused_with_both_numbers_and_the_way_out(tmp_path: Path) -> None:

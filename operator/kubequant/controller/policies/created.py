@@ -92,7 +92,7 @@ def _rejected(case: Case, rejection: Rejection) -> Answer:
     words = f"The API server does not take the Job {case.job_name}: {rejection.message}"
     if rejection.code in _NEVER_TAKEN:
         failure = own_failure(
-            FailureReason.INVALID_SPEC, words, "Correct spec.pod as the server's words say."
+            FailureReason.JOB_REJECTED, words, "Correct spec.pod as the server's words say."
         )
         return Answer(
             verdict=Verdict(Standing.FAILED, Reason.JOB_REJECTED, words),

@@ -60,7 +60,7 @@ def unreadable(resource: Resource, now: datetime) -> Answer | None:
 def _answer(
     resource: Resource, refusal: Refusal, status: QuantizationJobStatus, now: datetime
 ) -> Answer:
-    failure = own_failure(FailureReason.INVALID_SPEC, refusal.message, refusal.advice)
+    failure = own_failure(FailureReason(refusal.reason), refusal.message, refusal.advice)
     return Answer(
         verdict=Verdict(Standing.FAILED, refusal.reason, f"{refusal.message}. {refusal.advice}"),
         status=status.model_copy(

@@ -1,0 +1,31 @@
+"""Which Secrets a spec names, by the role that each is for.
+
+Operator and worker both ask here: the one to mount them, the other to say which is missing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kubequant.api.spec import QuantizationJobSpec
+
+SECRET_FIELDS = {
+    "model": "spec.model.secretRef",
+    "calibration": "spec.calibration.dataset.secretRef",
+    "evaluation": "spec.evaluation.perplexity.dataset.secretRef",
+    "output": "spec.output.secretRef",
+}
+"""The field that names each role's Secret."""
+
+
+def secret_names(spec: QuantizationJobSpec) -> dict[str, str]:
+    """Return the Secret of each role that has one: model, calibration, evaluation, output."""
+    calibration, evaluation = spec.calibration.dataset, spec.evaluation.perplexity.dataset
+    by_role = {
+        "model": spec.model.secret_ref,
+        "calibration": calibration.secret_ref if calibration else None,
+        "evaluation": evaluation.secret_ref if evaluation else None,
+        "output": spec.output.secret_ref,
+    }
+    return {role: secret.name for role, secret in by_role.items() if secret is not None}
