@@ -52,6 +52,9 @@ class PerplexityDetail(Model):
     """How many tokens a window had."""
     mean_log_likelihood: MeasuredDecimal | None = None
     """Mean log-likelihood per token, in nats; perplexity is exp(-mean)."""
+    window_losses: Annotated[tuple[MeasuredDecimal, ...], Field(max_length=4096)] = ()
+    """The original's loss in each window, in nats, for later runs to take; empty for variants, and
+    where there are more windows."""
 
 
 class DivergenceDetail(Model):
@@ -125,6 +128,8 @@ class OriginalReport(Original):
     """What loaded the model for measuring, like "llama.cpp (F16)"."""
     perplexity_detail: PerplexityDetail | None = None
     """How the perplexity was measured."""
+    baseline_sha256: SHA256 | None = None
+    """The digest of what decides the losses: the model's files, the tokens and the runtime."""
     performance_detail: PerformanceDetail | None = None
     """Speed and memory in full."""
 

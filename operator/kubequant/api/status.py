@@ -129,6 +129,8 @@ class Original(Model):
     """Bytes of weights on disk."""
     perplexity: MeasuredDecimal | None = None
     """Perplexity over the evaluation text."""
+    taken_from: AnyURI = ""
+    """The earlier run's report that the perplexity was taken from; empty where it was measured."""
     tokens_per_second: MeasuredDecimal | None = None
     """Generated tokens per second."""
     peak_memory_bytes: ByteCount | None = None

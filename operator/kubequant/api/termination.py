@@ -75,7 +75,10 @@ _CUTS: Final[tuple[tuple[str, Callable[[_Json], None]], ...]] = (
         "variants.details",
         _variants_without("perplexityDetail", "divergenceDetail", "performanceDetail"),
     ),
-    ("original.details", _original_without("perplexityDetail", "performanceDetail", "runtime")),
+    (
+        "original.details",
+        _original_without("perplexityDetail", "performanceDetail", "runtime", "baselineSha256"),
+    ),
     ("variants.notes", _variants_without("notes")),
     ("warnings", _without("warnings")),
     ("variants.benchmarks", _variants_without("benchmarks")),

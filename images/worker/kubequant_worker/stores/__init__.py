@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubequant_worker.errors import BadRequestError
-from kubequant_worker.stores.backend import Probe
+from kubequant_worker.stores.backend import Backend, Probe
 from kubequant_worker.stores.claim import Timing
 from kubequant_worker.stores.publication import AlreadyPublishedError, Publication, Published
+from kubequant_worker.stores.shelf import Shelf
 from kubequant_worker.stores.store import Store
 
 if TYPE_CHECKING:
@@ -27,9 +28,11 @@ __all__ = [
     "Probe",
     "Publication",
     "Published",
+    "Shelf",
     "Store",
     "Timing",
     "open_artifact",
+    "open_shelf",
     "open_store",
 ]
 
@@ -70,10 +73,20 @@ def open_store(place: Place, *, name: str, digest: str, timing: Timing | None = 
 
 def open_artifact(place: Place, *, timing: Timing | None = None) -> Store:
     """Return the store whose prefix is `place.uri` itself, as `kubequant report` reads it."""
+    return Store(_backend(place), timing)
+
+
+def open_shelf(place: Place) -> Shelf:
+    """Return all artifacts below `place.uri`, an output's address."""
+    return Shelf(_backend(place))
+
+
+def _backend(place: Place) -> Backend:
     scheme = place.uri.partition("://")[0]
     if scheme not in STORES:
         raise BadRequestError(
             f"{place.field}: nothing can be published to {place.uri!r}; "
             f"an address starts with {', '.join(f'{known}://' for known in STORES)}."
         )
-    return Store(importlib.import_module(STORES[scheme]).open_backend(place), timing)
+    backend: Backend = importlib.import_module(STORES[scheme]).open_backend(place)
+    return backend

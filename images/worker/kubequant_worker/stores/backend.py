@@ -110,6 +110,9 @@ class Backend(Protocol):
     def objects(self) -> dict[str, Stat]:
         """Return every visible object below the prefix, without checksums."""
 
+    def folders(self, name: str, most: int) -> tuple[str, ...]:
+        """Return the first `most` names directly below `name` that hold something themselves."""
+
     def open_staging(self, name: str) -> str:
         """Begin to stage a file and return its token."""
 

@@ -118,6 +118,14 @@ class FolderBackend:
                 found[name] = status
         return found
 
+    def folders(self, name: str, most: int) -> tuple[str, ...]:
+        """Return the first `most` folders directly below `name`, in the order of their names."""
+        with self._errors(f"listing {name or 'the folder'}"):
+            place = self._root / name
+            entries = sorted(place.iterdir()) if place.is_dir() else []
+            found = [one.name for one in entries if one.is_dir() and not one.name.startswith(".")]
+        return tuple(found[:most])
+
     def open_staging(self, name: str) -> str:
         """Create an empty file in the staging folder; its name there is the token."""
         token = secrets.token_hex(16)

@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import AccessError, WorkerError
+from kubequant_worker.stores import s3_listing
 from kubequant_worker.stores.backend import (
     ConflictError,
     GoneError,
@@ -183,16 +184,11 @@ class S3Backend:
 
     def objects(self) -> dict[str, Stat]:
         """Return every object below the prefix."""
-        prefix = self._place.key("")
-        found: dict[str, Stat] = {}
-        with s3_errors(self._place, "listing the prefix"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._place.bucket, Prefix=prefix
-            )
-            for page in pages:
-                for entry in page.get("Contents", ()):
-                    found[entry["Key"].removeprefix(prefix)] = Stat(entry["Size"], entry["ETag"])
-        return found
+        return s3_listing.objects(self._client, self._place)
+
+    def folders(self, name: str, most: int) -> tuple[str, ...]:
+        """Return the first `most` names directly below `name` with objects below them."""
+        return s3_listing.folders(self._client, self._place, name, most)
 
     def open_staging(self, name: str) -> str:
         """Create a multipart upload and return its id."""

@@ -1,0 +1,37 @@
+"""What lies below a prefix of a bucket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kubequant_worker.stores.backend import Stat
+from kubequant_worker.stores.s3_access import S3Place, s3_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+def objects(client: Any, place: S3Place) -> dict[str, Stat]:
+    """Return every object below the prefix, by its name there, without checksums."""
+    return {
+        entry["Key"].removeprefix(place.key("")): Stat(entry["Size"], entry["ETag"])
+        for page in _pages(client, place)
+        for entry in page.get("Contents", ())
+    }
+
+
+def folders(client: Any, place: S3Place, name: str, most: int) -> tuple[str, ...]:
+    """Return the first `most` names directly below `name` that have something below them."""
+    start = place.key(f"{name}/" if name else "")
+    found = [
+        entry["Prefix"].removeprefix(start).rstrip("/")
+        for page in _pages(client, place, Prefix=start, Delimiter="/", MaxKeys=most)
+        for entry in page.get("CommonPrefixes", ())
+    ]
+    return tuple(found[:most])
+
+
+def _pages(client: Any, place: S3Place, **asked: object) -> Iterator[Mapping[str, Any]]:
+    words = {"Bucket": place.bucket, "Prefix": place.key(""), **asked}
+    with s3_errors(place, "listing the prefix"):
+        yield from client.get_paginator("list_objects_v2").paginate(**words)
