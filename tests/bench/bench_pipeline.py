@@ -91,7 +91,8 @@ def pipeline(server: S3Server, number: int) -> tuple[float, dict[str, float]]:
             "method": "GGUF",
             "gguf": {"types": list(TYPES)},
             "evaluation": {"perplexity": {"maxTokens": TOKENS}},
-            "output": {"uri": f"s3://{BUCKET}/out", "s3": endpoint},
+            # Each round to a place of its own: it would take the original's numbers of the one before.
+            "output": {"uri": f"s3://{BUCKET}/out-{number}", "s3": endpoint},
         },
     }
     with tempfile.TemporaryDirectory() as temporary:

@@ -11,10 +11,12 @@ import numpy as np
 
 from kubequant.api.evaluation import Measurement
 from kubequant_worker.datasets import Role
+from kubequant_worker.evaluation.baseline import baseline_digest, earlier_losses, taken_original
 from kubequant_worker.evaluation.generations import DEFAULT_PROMPTS, side_by_side
 from kubequant_worker.evaluation.perplexity import measure_original, measure_variant, windows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from kubequant.api.spec import QuantizationJobSpec
@@ -30,10 +32,19 @@ class Examination:
     """Measures the original once, then each variant against it; what is found goes to a record."""
 
     def __init__(
-        self, spec: QuantizationJobSpec, record: Record, texts: Texts, scratch: Path
+        self,
+        spec: QuantizationJobSpec,
+        record: Record,
+        texts: Texts,
+        scratch: Path,
+        earlier: Iterable[tuple[str, bytes]] = (),
     ) -> None:
-        """Prepare to measure what `spec` asks for, with the original's logits in `scratch`."""
+        """Prepare to measure what `spec` asks for, with the original's logits in `scratch`.
+
+        `earlier` are reports (address, content) of other runs, looked at where they may spare work.
+        """
         self._spec = spec
+        self._earlier = earlier
         self._record = record
         self._texts = texts
         self._logits = scratch / "logits.f16"
@@ -85,13 +96,33 @@ class Examination:
             bos_token=runtime.bos_token,
             max_tokens=asked.max_tokens,
         )
-        meter.set_total(cut.scored_tokens)
-        original = measure_original(runtime, cut, keep=self._logits, meter=meter)
+        original = self._taken(runtime, cut, meter)
+        if original is None:
+            meter.set_total(cut.scored_tokens)
+            original = measure_original(runtime, cut, keep=self._logits, meter=meter)
         self._record.context_length = cut.context_length
         self._record.original_perplexity = original.perplexity
         reported = self._texts.reported(Role.MEASUREMENT, tokens=cut.scored_tokens)
         self._record.datasets.append(reported)
         return cut, original
+
+    def _taken(self, runtime: Runtime, cut: Windows, meter: Meter) -> Original | None:
+        """Take the original's losses of an earlier run, where there is one that measured the same.
+
+        None where there is not, or where its losses do not come out again.
+        """
+        source = self._record.source
+        if source is None:
+            return None
+        digest = baseline_digest(source.files, cut, self._record.runtime)
+        self._record.baseline_sha256 = digest
+        found = earlier_losses(self._earlier, digest, len(cut.inputs))
+        if found is None:
+            return None
+        original = taken_original(runtime, cut, found, keep=self._logits, meter=meter)
+        if original is not None:
+            self._record.taken_from = found.uri
+        return original
 
     def _generate(self, runtime: Runtime) -> list[Generation]:
         return runtime.generate(self._prompts, self._spec.evaluation.generations.max_new_tokens)

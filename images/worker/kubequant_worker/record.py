@@ -35,6 +35,7 @@ from kubequant.api.contract import (
 from kubequant.api.evaluation import Metric
 from kubequant.api.fields import decimal_text
 from kubequant_worker.environment import environment
+from kubequant_worker.evaluation.baseline import reported_losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,6 +90,8 @@ class Record:
     datasets: list[DatasetReport] = field(default_factory=list)
     runtime: str = ""
     original_perplexity: Perplexity | None = None
+    baseline_sha256: str | None = None
+    taken_from: str = ""
     context_length: int = 0
     variants: list[MeasuredVariant] = field(default_factory=list)
     files: tuple[FileDigest, ...] = ()
@@ -189,14 +192,19 @@ class Record:
         return OriginalReport(
             size_bytes=self.source.size_bytes,
             perplexity=decimal_text(measured.value) if measured else None,
+            taken_from=self.taken_from,
             runtime=self.runtime,
-            perplexity_detail=self._perplexity(measured),
+            perplexity_detail=self._perplexity(measured, losses=True),
+            baseline_sha256=self.baseline_sha256 if measured else None,
         )
 
-    def _perplexity(self, measured: Perplexity | None) -> PerplexityDetail | None:
+    def _perplexity(
+        self, measured: Perplexity | None, *, losses: bool = False
+    ) -> PerplexityDetail | None:
         if measured is None:
             return None
         return PerplexityDetail(
+            window_losses=reported_losses(measured) if losses else (),
             standard_error=decimal_text(measured.standard_error),
             tokens=measured.tokens,
             windows=len(measured.window_tokens),

@@ -37,7 +37,7 @@ from kubequant_worker.provenance import statement
 from kubequant_worker.record import MeasuredVariant, Record, now
 from kubequant_worker.sources import fetch_model, inspect_model
 from kubequant_worker.sources.model_folder import architecture
-from kubequant_worker.stores import AlreadyPublishedError, Place, open_store
+from kubequant_worker.stores import AlreadyPublishedError, Place, open_shelf, open_store
 from kubequant_worker.texts import Texts
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from kubequant_worker.layout import Layout
     from kubequant_worker.methods import Quantizer
     from kubequant_worker.progress import Progress, StageProgress
-    from kubequant_worker.stores import Publication, Published, Store
+    from kubequant_worker.stores import Publication, Published, Shelf, Store
 
 
 class UploadedBytes:
@@ -104,6 +104,7 @@ class Run:
             output.uri, output.s3, self._layout.credentials / "output", self._layout.volumes
         )
         store = open_store(place, name=self._request.name, digest=self._request.digest)
+        shelf = open_shelf(place)
         try:
             with self._stage(Stage.PREFLIGHT) as progress:
                 require_secrets(self._spec, self._layout.credentials)
@@ -114,10 +115,11 @@ class Run:
             with store.claim(
                 on_bytes=self._uploaded.count, on_wait=lambda text: progress.advance(0, text)
             ) as publication:
-                return self._produce(method, publication)
+                return self._produce(method, publication, shelf)
         except AlreadyPublishedError as found:
             return self._already_published(store, found)
         finally:
+            shelf.close()
             store.close()
 
     def _preflight(self, store: Store, method: type[Quantizer], progress: StageProgress) -> None:
@@ -137,7 +139,9 @@ class Run:
         self.record.warnings += check_room(needs, self._layout.scratch)
         progress.advance(1, "space, memory and credentials are there")
 
-    def _produce(self, method: type[Quantizer], publication: Publication) -> RunReport:
+    def _produce(
+        self, method: type[Quantizer], publication: Publication, shelf: Shelf
+    ) -> RunReport:
         """Make, measure and publish the artifact."""
         shutil.rmtree(self._artifact, ignore_errors=True)
         workspace = Workspace(
@@ -151,7 +155,9 @@ class Run:
         for folder in (workspace.scratch, workspace.artifact):
             folder.mkdir(parents=True, exist_ok=True)
         texts = Texts(self._request, self._layout, workspace.model)
-        examination = Examination(self._spec, self.record, texts, self._layout.scratch)
+        earlier = shelf.reports(self._request.name)
+        scratch = self._layout.scratch
+        examination = Examination(self._spec, self.record, texts, scratch, earlier)
         with method(workspace) as engine:
             self._fetch(workspace, method, examination, texts)
             self._measure(engine, examination)

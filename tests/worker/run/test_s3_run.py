@@ -77,6 +77,27 @@ def test_a_run_from_s3_to_s3_publishes_once_and_is_found_again(
     assert [v["name"] for v in shown.report["variants"]] == ["Q8_0", "Q4_0"]
 
 
+def test_another_run_takes_the_originals_numbers_from_the_one_before(
+    model_bucket: Bucket, tmp_path: Path
+) -> None:
+    # More tokens than those whose logits are needed again.
+    evaluation = {"perplexity": {"maxTokens": 16_384}, "skip": ["Generations"]}
+    spec = {**spec_for(model_bucket), "evaluation": evaluation}
+    reports = []
+    for kind in ("Q8_0", "Q4_0"):
+        path = manifest(tmp_path, **{**spec, "gguf": {"types": [kind]}})
+        done = kubequant("run", path, "--json", **keys_of(model_bucket))
+        assert done.code == 0, done.err
+        reports.append(done.report)
+    measured, taken = (report["original"] for report in reports)
+
+    assert measured["takenFrom"] == ""
+    assert taken["takenFrom"] == f"{reports[0]['artifact']['uri']}report.json"
+    assert taken["perplexity"] == measured["perplexity"]
+    assert taken["perplexityDetail"] == measured["perplexityDetail"]
+    assert 0 < float(reports[1]["variants"][0]["meanKLDivergence"]) < 0.1
+
+
 def test_a_bucket_that_does_not_exist_is_found_before_anything_is_fetched(
     model_bucket: Bucket, tmp_path: Path
 ) -> None:
