@@ -16,6 +16,53 @@ def shown(report: RunReport) -> str:
     return written.getvalue()
 
 
+def measured(**changes: object) -> RunReport:
+    content = {
+        "digest": "9f2c41aa",
+        "name": "tiny",
+        "outcome": "Published",
+        "exitCode": 0,
+        "original": {"sizeBytes": 2**23, "tokensPerSecond": "40.25", "peakMemoryBytes": 2**26},
+        "variants": [
+            {
+                "name": "Q8_0",
+                "sizeBytes": 2**22,
+                "tokensPerSecond": "60.5",
+                "speedup": "1.503",
+                "peakMemoryBytes": 2**25,
+                "benchmarks": [
+                    {"task": "words", "metric": "acc", "original": "0.5", "quantized": "0.4375"}
+                ],
+            }
+        ],
+        **changes,
+    }
+    return RunReport.model_validate(content)
+
+
+def test_speed_and_memory_stand_beside_the_size() -> None:
+    text = shown(measured())
+
+    assert "tokens/s" in text
+    assert "40.2 │ 64.0 MiB" in text
+    assert "60.5 (1.50x) │ 32.0 MiB" in text
+
+
+def test_what_was_not_timed_has_no_column() -> None:
+    text = shown(measured(original={"sizeBytes": 2**23}, variants=[{"name": "Q8_0"}]))
+
+    assert "tokens/s" not in text
+    assert "benchmarks" not in text
+
+
+def test_benchmarks_have_a_table_of_their_own() -> None:
+    (line,) = [line for line in shown(measured()).splitlines() if "words" in line]
+
+    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+        "Q8_0", "words", "acc", "0.5000", "0.4375",
+    ]  # fmt: skip
+
+
 def test_square_brackets_of_a_message_are_shown_as_they_are() -> None:
     # To the library that prints, "[/]" and "[red]" are its own.
     words = "gates[0].max: [red] is no number [/]"

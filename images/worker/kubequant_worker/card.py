@@ -5,6 +5,7 @@ The metadata at its head is what the Hub reads (https://huggingface.co/docs/hub/
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import yaml
@@ -12,7 +13,8 @@ import yaml
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kubequant.api.contract import RunReport, VariantReport
+    from kubequant.api.contract import PerformanceDetail, RunReport, VariantReport
+    from kubequant.api.status import Original
 
 HUB_SCHEME = "hf://"
 MIB = 2**20
@@ -28,6 +30,8 @@ def model_card(report: RunReport) -> bytes:
         _files(report),
         "## What was lost",
         _quality(report),
+        *_speed(report),
+        *_benchmarks(report),
         "## How to load it",
         _usage(report),
         "## How it was made",
@@ -103,6 +107,86 @@ def _quality(report: RunReport) -> str:
     )
     texts = ", ".join(_text_name(d.uri) for d in report.datasets if d.role == "evaluation")
     return f"{_table(head, rows)}\n\nMeasured on {texts or 'a text'}: {how}"
+
+
+def _speed(report: RunReport) -> list[str]:
+    """Return the section on speed and memory, or nothing where none was measured."""
+    original = report.original
+    detail = original.performance_detail if original else None
+    if original is None or detail is None:
+        return []
+    rows = [
+        ("original", *_speed_cells(original, detail), ""),
+        *(
+            (v.name, *_speed_cells(v, v.performance_detail), _times(v))
+            for v in report.variants
+            if v.performance_detail is not None
+        ),
+    ]
+    head = (
+        "", "generated tokens/s", "prompt tokens/s", "first token", "peak memory",
+        "than the original",
+    )  # fmt: skip
+    how = (
+        f"A prompt of {detail.prompt_tokens} tokens and {detail.new_tokens} new ones, one text at "
+        f"a time, on {detail.device} with {detail.threads} threads; medians of "
+        f"{detail.repetitions} repetitions after a warm-up, each model in a process of its own; ± "
+        "is one standard deviation, of a speedup one standard error. Batches, load times and what "
+        "else was at work are in `report.json`."
+    )
+    return ["## How fast it is", f"{_table(head, rows)}\n\n{how}"]
+
+
+def _speed_cells(
+    numbers: Original | VariantReport, detail: PerformanceDetail | None
+) -> tuple[str, str, str, str]:
+    if detail is None:
+        return ("", "", "", "")
+    seconds = detail.first_token_seconds
+    return (
+        _with_error(numbers.tokens_per_second, detail.tokens_per_second_deviation),
+        _with_error(detail.prompt_tokens_per_second, detail.prompt_tokens_per_second_deviation),
+        "" if seconds is None else f"{float(seconds):.3g} s",
+        _mib(numbers.peak_memory_bytes),
+    )
+
+
+def _times(variant: VariantReport) -> str:
+    if variant.speedup is None:
+        return ""
+    return f"{_with_error(variant.speedup, variant.speedup_standard_error)} times as fast"
+
+
+def _with_error(value: str | None, error: str | None) -> str:
+    """Return a number with as many digits as its error leaves meaning, and the error."""
+    if value is None:
+        return ""
+    if error is None or not float(error):
+        return f"{float(value):.3g}"
+    places = max(0, 1 - math.floor(math.log10(float(error))))
+    return f"{float(value):.{places}f} ± {float(error):.{places}f}"
+
+
+def _benchmarks(report: RunReport) -> list[str]:
+    """Return the section on benchmarks, or nothing where none was asked."""
+    rows = [
+        (
+            one.task,
+            one.metric,
+            variant.name,
+            _with_error(one.original, one.original_standard_error),
+            _with_error(one.quantized, one.quantized_standard_error),
+            str(one.samples),
+            str(one.few_shot),
+        )
+        for variant in report.variants
+        for one in variant.benchmark_details
+    ]
+    if not rows:
+        return []
+    head = ("task", "metric", "variant", "original", "quantized", "questions", "solved examples")
+    how = "By the lm-evaluation-harness; ± is one standard error, where it knows one."
+    return ["## Benchmarks", f"{_table(head, rows)}\n\n{how}"]
 
 
 def _text_name(uri: str) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from kubequant import __version__
-from kubequant.api.contract import Environment, Library
+from kubequant.api.contract import GPU, Environment, Library
+from kubequant_worker.methods.gpu import gpus
+from kubequant_worker.methods.memory import limit_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 # The libraries whose versions decide what comes out, as far as the image holds them.
 LIBRARIES: Final = (
     "kubequant",
+    "lm_eval",
     "llama-cpp-python",
     "llmcompressor",
     "compressed-tensors",
@@ -35,8 +38,10 @@ def environment(image: str, threads: int) -> Environment:
     return Environment(
         image=image,
         platform=platform.platform(),
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         threads=threads,
+        memory_bytes=limit_bytes(),
+        gpus=tuple(GPU(name=gpu.name, memory_bytes=gpu.memory_bytes) for gpu in gpus()),
         versions=(Library(name="python", version=platform.python_version()), *_versions()),
     )
 
@@ -50,7 +55,8 @@ def _versions() -> Iterable[Library]:
                 yield Library(name=name, version=__version__)
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return the processor's name, as the kernel has it."""
     path = Path("/proc/cpuinfo")
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from kubequant.api.base import LOCAL
 from kubequant.api.contract import (
     DatasetReport,
-    DivergenceDetail,
     ExitCode,
     Failure,
     FailureReason,
@@ -34,15 +33,24 @@ from kubequant.api.contract import (
 )
 from kubequant.api.evaluation import Metric
 from kubequant.api.fields import decimal_text
+from kubequant_worker.details import (
+    benchmark_details,
+    benchmark_results,
+    divergence_detail,
+    performance_detail,
+)
 from kubequant_worker.environment import environment
 from kubequant_worker.evaluation.baseline import reported_losses
+from kubequant_worker.evaluation.performance import speedup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kubequant.api.contract import Artifact
+    from kubequant_worker.benchmarks.score import Pair, Score
     from kubequant_worker.evaluation.gates import GateResult as GateVerdict
     from kubequant_worker.evaluation.generations import SideBySide
+    from kubequant_worker.evaluation.performance import Performance
     from kubequant_worker.evaluation.perplexity import Comparison, Perplexity
     from kubequant_worker.manifest import FileDigest
     from kubequant_worker.methods import ProducedVariant
@@ -68,6 +76,8 @@ class MeasuredVariant:
     produced: ProducedVariant
     notes: list[str] = field(default_factory=list)
     comparison: Comparison | None = None
+    performance: Performance | None = None
+    benchmarks: tuple[Pair, ...] = ()
     generations: tuple[SideBySide, ...] = ()
     gates: tuple[GateResult, ...] = ()
     usage: Usage | None = None
@@ -92,6 +102,8 @@ class Record:
     original_perplexity: Perplexity | None = None
     baseline_sha256: str | None = None
     taken_from: str = ""
+    original_performance: Performance | None = None
+    original_scores: list[Score] = field(default_factory=list)
     context_length: int = 0
     variants: list[MeasuredVariant] = field(default_factory=list)
     files: tuple[FileDigest, ...] = ()
@@ -155,7 +167,19 @@ class Record:
                 Metric.MEAN_KL_DIVERGENCE: compared.mean_kl_divergence,
                 Metric.TOP_TOKEN_AGREEMENT_PERCENT: compared.top_token_agreement_percent,
             }
+        if variant.performance is not None:
+            numbers |= {
+                Metric.TOKENS_PER_SECOND: variant.performance.tokens_per_second.median,
+                Metric.PEAK_MEMORY_BYTES: variant.performance.peak_memory_bytes,
+            }
+        if (faster := self._speedup(variant)) is not None:
+            numbers[Metric.SPEEDUP] = faster[0]
         return numbers
+
+    def _speedup(self, variant: MeasuredVariant) -> tuple[float, float | None] | None:
+        if variant.performance is None or self.original_performance is None:
+            return None
+        return speedup(self.original_performance, variant.performance)
 
     def note_gates(self, results: Iterable[GateVerdict]) -> None:
         """Keep each gate's result with its variant."""
@@ -188,14 +212,17 @@ class Record:
     def _original(self) -> OriginalReport | None:
         if self.source is None:
             return None
-        measured = self.original_perplexity
+        measured, timed = self.original_perplexity, self.original_performance
         return OriginalReport(
             size_bytes=self.source.size_bytes,
             perplexity=decimal_text(measured.value) if measured else None,
             taken_from=self.taken_from,
+            tokens_per_second=decimal_text(timed.tokens_per_second.median, 3) if timed else None,
+            peak_memory_bytes=timed.peak_memory_bytes if timed else None,
             runtime=self.runtime,
             perplexity_detail=self._perplexity(measured, losses=True),
             baseline_sha256=self.baseline_sha256 if measured else None,
+            performance_detail=performance_detail(timed) if timed else None,
         )
 
     def _perplexity(
@@ -218,6 +245,7 @@ class Record:
         files = [file for file in self.files if file.path in names]
         single = files[0] if len(files) == 1 else None
         folder = artifact.uri if artifact else ""
+        timed, faster = variant.performance, self._speedup(variant)
         return VariantReport(
             name=produced.name,
             uri=f"{folder}{single.path if single else ''}" if folder else "",
@@ -233,14 +261,16 @@ class Record:
             ),
             mean_kl_divergence=_text(comparison, "mean_kl_divergence", 6),
             top_token_agreement_percent=_text(comparison, "top_token_agreement_percent", 2),
+            tokens_per_second=decimal_text(timed.tokens_per_second.median, 3) if timed else None,
+            speedup=decimal_text(faster[0], 3) if faster else None,
+            speedup_standard_error=decimal_text(faster[1], 3) if faster else None,
+            peak_memory_bytes=timed.peak_memory_bytes if timed else None,
+            performance_detail=performance_detail(timed) if timed else None,
+            benchmarks=benchmark_results(variant.benchmarks),
+            benchmark_details=benchmark_details(variant.benchmarks),
             gates_passed=all(gate.passed for gate in variant.gates) if variant.gates else None,
             perplexity_detail=self._perplexity(comparison.perplexity if comparison else None),
-            divergence_detail=None
-            if comparison is None
-            else DivergenceDetail(
-                tokens=comparison.compared_tokens,
-                standard_error=decimal_text(comparison.kl_standard_error, 6),
-            ),
+            divergence_detail=divergence_detail(comparison) if comparison else None,
             generations=tuple(_generation(one) for one in variant.generations),
             files=published_files(files),
             notes=(*produced.notes, *variant.notes),

@@ -23,6 +23,8 @@ from kubequant.api.contract import (
 from kubequant.api.evaluation import Measurement, OnGateFailure
 from kubequant.api.fields import decimal_text
 from kubequant.api.problems import parse_json
+from kubequant_worker.benchmarks.harness import MEMORY_BYTES as HARNESS_BYTES
+from kubequant_worker.benchmarks.harness import Harness, own_tasks
 from kubequant_worker.card import model_card
 from kubequant_worker.datasets import Role
 from kubequant_worker.errors import GateFailedError
@@ -92,6 +94,7 @@ class Run:
         self._progress = progress
         self._artifact = layout.scratch / "artifact"
         self._uploaded = UploadedBytes()
+        self._harness = Harness(self._spec, layout.scratch, thread_count())
 
     def execute(self) -> RunReport:
         """Run all stages and return the report of a published artifact.
@@ -120,6 +123,7 @@ class Run:
             return self._already_published(store, found)
         finally:
             shelf.close()
+            self._harness.close()
             store.close()
 
     def _preflight(self, store: Store, method: type[Quantizer], progress: StageProgress) -> None:
@@ -136,6 +140,10 @@ class Run:
         self.record.engine = method.engine()
         self.record.threads = thread_count()
         needs = method.needs(self._spec, {file.path: file.size_bytes for file in listing.files})
+        if self._harness.is_asked:
+            progress.advance(0, "looking up benchmarks")
+            self._harness.look_up(own_tasks(self._spec, self._layout))
+            needs = needs.with_memory(HARNESS_BYTES)
         self.record.warnings += check_room(needs, self._layout.scratch)
         progress.advance(1, "space, memory and credentials are there")
 
@@ -155,16 +163,20 @@ class Run:
         for folder in (workspace.scratch, workspace.artifact):
             folder.mkdir(parents=True, exist_ok=True)
         texts = Texts(self._request, self._layout, workspace.model)
-        earlier = shelf.reports(self._request.name)
-        scratch = self._layout.scratch
-        examination = Examination(self._spec, self.record, texts, scratch, earlier)
+        examination = Examination(
+            self._spec,
+            self.record,
+            texts,
+            self._harness,
+            self._layout.scratch,
+            earlier=shelf.reports(self._request.name),
+        )
         with method(workspace) as engine:
             self._fetch(workspace, method, examination, texts)
             self._measure(engine, examination)
             self._quantize(engine, method, texts)
             self._verify(engine)
-            self._upload(engine, publication)
-            self._evaluate(engine, examination)
+            self._evaluate(engine, examination, publication)
         self._gate()
         self._publish(publication)
         return self._finish(publication)
@@ -189,6 +201,8 @@ class Run:
                 texts.calibration()
             if examination.measures(Measurement.PERPLEXITY):
                 texts.evaluation()
+            if self._harness.is_asked:
+                self._harness.load(lambda task: progress.advance(0, f"questions of {task}"))
 
     def _measure(self, engine: Quantizer, examination: Examination) -> None:
         """Make the original measurable, check that this lost nothing, and measure it."""
@@ -224,10 +238,18 @@ class Run:
         for path in (*names, *engine.shared_files()):
             publication.add(self._artifact / path, path.as_posix())
 
-    def _evaluate(self, engine: Quantizer, examination: Examination) -> None:
+    def _evaluate(
+        self, engine: Quantizer, examination: Examination, publication: Publication
+    ) -> None:
         if not examination.finds_anything:
+            self._upload(engine, publication)
             return
-        with self._stage(Stage.EVALUATING, len(self.record.variants)) as progress:
+        with self._stage(Stage.EVALUATING, 1 + len(self.record.variants)) as progress:
+            portion = Portion(progress, 1)
+            examination.speeds(engine, self.record.variants, portion)
+            portion.finish()
+            # Not before: an upload takes processor and memory from what is being timed.
+            self._upload(engine, publication)
             for variant in self.record.variants:
                 portion = Portion(progress, 1)
                 examination.variant(engine, variant, portion)

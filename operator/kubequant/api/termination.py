@@ -73,7 +73,9 @@ _CUTS: Final[tuple[tuple[str, Callable[[_Json], None]], ...]] = (
     ("gates", _without("gates")),
     (
         "variants.details",
-        _variants_without("perplexityDetail", "divergenceDetail", "performanceDetail"),
+        _variants_without(
+            "perplexityDetail", "divergenceDetail", "performanceDetail", "benchmarkDetails"
+        ),
     ),
     (
         "original.details",

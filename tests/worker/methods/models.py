@@ -97,6 +97,27 @@ def random_gpt2(folder: Path) -> Path:
     return folder
 
 
+def noisy(source: Path, folder: Path, level: float) -> Path:
+    """Copy a checkpoint with noise in its matrices, `level` times the spread of each one's values.
+
+    The noise of a higher level is the lower one's, made larger.
+    """
+    import torch  # noqa: PLC0415 - as above
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415 - as above
+
+    shutil.copytree(source, folder)
+    torch.manual_seed(0)
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors = load_file(path)
+        for name, tensor in tensors.items():
+            if tensor.dim() > 1:
+                values = tensor.float()
+                noise = torch.randn_like(values) * level * values.std()
+                tensors[name] = (values + noise).to(tensor.dtype)
+        save_file(tensors, path, metadata={"format": "pt"})
+    return folder
+
+
 def changed_config(source: Path, folder: Path, **changes: Any) -> Path:
     """Copy a model's folder and change keys of its config.json."""
     shutil.copytree(source, folder)

@@ -46,6 +46,12 @@ def manifest(folder: Path, name: str = "tiny", **spec: Any) -> Path:
             "evaluation": {
                 "perplexity": {"maxTokens": 2048},
                 "generations": {"prompts": ["def read("], "maxNewTokens": 8},
+                "performance": {
+                    "promptTokens": 32,
+                    "newTokens": 8,
+                    "repetitions": 2,
+                    "batchSizes": [2],
+                },
             },
             "output": {"uri": f"file://{folder / 'out'}"},
             **spec,

@@ -32,16 +32,6 @@ def spec(**fields: Any) -> QuantizationJobSpec:
         pytest.param(
             {"onGateFailure": "Escalate"}, "spec.onGateFailure: Escalate", id="escalation"
         ),
-        pytest.param(
-            {"evaluation": {"benchmarks": [{"task": "hellaswag"}]}},
-            "spec.evaluation.benchmarks",
-            id="benchmarks",
-        ),
-        pytest.param(
-            {"gates": [{"metric": "Speedup", "min": "1.5"}]},
-            "spec.gates[0].metric: Speedup",
-            id="a gate on a number that is not measured",
-        ),
     ],
 )
 def test_what_would_be_asked_in_vain_is_refused(fields: dict[str, Any], said: str) -> None:

@@ -98,7 +98,8 @@ class Comparison:
 
     `perplexity_increase_percent` has a paired standard error (by windows), far smaller than the two
     perplexities' own. The divergence is KL(original || variant) of the next-token distributions, in
-    nats, mean per token; agreement is how often both find the same token most likely.
+    nats, mean per token; agreement is how often both find the same token most likely. The errors of
+    both means are by windows too.
     """
 
     perplexity: Perplexity
@@ -106,7 +107,11 @@ class Comparison:
     perplexity_increase_standard_error: float
     mean_kl_divergence: float
     kl_standard_error: float
+    median_kl_divergence: float
+    kl_percentile99: float
+    most_kl_divergence: float
     top_token_agreement_percent: float
+    agreement_standard_error: float
     compared_tokens: int
 
 
@@ -300,7 +305,7 @@ def measure_variant(
     references = np.memmap(kept.path, np.float16, "r", shape=(kept.tokens, kept.vocabulary_size))
     starts = np.concatenate(([0], np.cumsum(kept.rows)))
     divergences = np.empty(kept.tokens, np.float64)
-    agreed = 0
+    agreed = np.empty(kept.tokens, np.float64)
     for piece in runtime.logits(cut.inputs):
         for first, rows in _blocks(piece.first_position, piece.rows, run.block_rows):
             last = first + len(rows)
@@ -312,17 +317,23 @@ def measure_variant(
                 here = slice(begin, begin + wanted)
                 reference = references[here].astype(np.float32)
                 divergences[here] = divergence(reference, shifted[:wanted], log_sum[:wanted])
-                agreed += int((top[:wanted] == kept.top_tokens[here]).sum())
+                agreed[here] = top[:wanted] == kept.top_tokens[here]
         _tell(meter, piece.window, len(piece.rows), cut)
     measured = run.perplexity()
     change, change_error = increase(original.perplexity, measured)
+    clusters = [rows for rows in kept.rows if rows]
+    median, percentile99, most = np.quantile(divergences, (0.5, 0.99, 1.0))
     return Comparison(
         perplexity=measured,
         perplexity_increase_percent=change,
         perplexity_increase_standard_error=change_error,
         mean_kl_divergence=float(divergences.mean()),
-        kl_standard_error=_mean_error(divergences, [rows for rows in kept.rows if rows]),
-        top_token_agreement_percent=100 * agreed / kept.tokens,
+        kl_standard_error=_mean_error(divergences, clusters),
+        median_kl_divergence=float(median),
+        kl_percentile99=float(percentile99),
+        most_kl_divergence=float(most),
+        top_token_agreement_percent=100 * float(agreed.mean()),
+        agreement_standard_error=100 * _mean_error(agreed, clusters),
         compared_tokens=kept.tokens,
     )
 

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
+
+    from kubequant_worker.evaluation.performance import Samples, Trial
 
 TokenArray = npt.NDArray[np.int32]
 FloatRows = npt.NDArray[np.float32]
@@ -46,6 +48,27 @@ class Generation:
     stopped: bool
 
 
+class Stops:
+    """The texts that end a generation, looked for at its end while it grows."""
+
+    # A token has a byte at least; the last ones may hold a stop's beginning.
+    _MORE_TOKENS = 4
+
+    def __init__(self, stops: Sequence[str], text: Callable[[Sequence[int]], str]) -> None:
+        """Look for `stops` in what `text` makes of tokens."""
+        self._stops = tuple(stop for stop in stops if stop)
+        self._text = text
+        longest = max((len(stop.encode()) for stop in self._stops), default=0)
+        self._tokens = longest + self._MORE_TOKENS
+
+    def reached(self, tokens: Sequence[int]) -> bool:
+        """Say whether the last of `tokens` completed a stop."""
+        if not self._stops:
+            return False
+        end = self._text(tokens[-self._tokens :])
+        return any(stop in end for stop in self._stops)
+
+
 class Runtime(Protocol):
     """One loaded model.
 
@@ -62,6 +85,10 @@ class Runtime(Protocol):
 
     @property
     def context_length(self) -> int:
+        """Return the longest window, in tokens, that the runtime was opened for."""
+
+    @property
+    def trained_length(self) -> int:
         """Return the longest window, in tokens, that the model was trained on."""
 
     @property
@@ -70,6 +97,10 @@ class Runtime(Protocol):
 
         Or None where it does not.
         """
+
+    @property
+    def prefix_token(self) -> int:
+        """Return the id that a text without any context is predicted from: BOS, else EOS."""
 
     @property
     def chat_template(self) -> str | None:
@@ -90,6 +121,21 @@ class Runtime(Protocol):
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[Generation]:
         """Return the greedy continuation of each prompt, which the tokenizer's BOS opens."""
+
+    def complete(
+        self, starts: Sequence[TokenArray], max_new_tokens: int, stops: Sequence[str] = ()
+    ) -> list[Generation]:
+        """Return the greedy continuation of each start, which opens as it is: nothing is added.
+
+        A text also ends where one of `stops` comes up, which then is its end. The generations'
+        texts are what their tokens say by themselves.
+        """
+
+    def perform(self, trial: Trial, on_step: Callable[[str], None]) -> Samples:
+        """Time the model as `trial` asks; `on_step` hears of each of the trial's steps.
+
+        It means something only where this model is all that the runtime's process ever did.
+        """
 
     def close(self) -> None:
         """Free the model; a second call does nothing."""

@@ -7,7 +7,7 @@ line in `METHODS` and one in `kubequant.api.engines`, which says what Auto prefe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol, Self, cast
@@ -62,6 +62,14 @@ class Needs:
     comfortable_memory_bytes: int
     gpu_memory_bytes: int = 0
     memory_advice: str = ""
+
+    def with_memory(self, more_bytes: int) -> Needs:
+        """Return these needs with so much more memory, for what runs beside the method."""
+        return replace(
+            self,
+            memory_bytes=self.memory_bytes + more_bytes,
+            comfortable_memory_bytes=self.comfortable_memory_bytes + more_bytes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +179,12 @@ class Quantizer(Protocol):
         """Load the original or a variant for windows of up to `context_length` tokens.
 
         0 means the model's own context. One model is loaded at a time: the one before is freed.
+        """
+
+    def open_alone(self, of: Baseline | ProducedVariant) -> Runtime:
+        """Load the original or a variant, for its own context, in a process that did nothing else.
+
+        Every other model's process is ended first, and this one ends when the runtime is closed.
         """
 
     def usage(self, produced: ProducedVariant) -> Usage:

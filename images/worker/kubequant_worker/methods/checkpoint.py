@@ -267,6 +267,13 @@ class CheckpointQuantizer(ABC):
         self._runtime = TransformersRuntime(started, path, self.loading(), context_length)
         return self._runtime
 
+    def open_alone(self, of: Baseline | ProducedVariant) -> TransformersRuntime:
+        """Load the original or the variant in a new process that ends with it."""
+        if self._runtime is not None:
+            self._runtime.close()
+            self._runtime = None
+        return self.open_runtime(of, 0)
+
     def _engine_started(self) -> TransformersEngine:
         return TransformersEngine(self._work.threads, gpus=self.on_gpu)
 

@@ -45,13 +45,12 @@ _SETTINGS = {
     # generation a hundred times).
     "GOMP_SPINCOUNT": "1000",
     "GGML_NO_BACKTRACE": "1",  # else an abort starts a debugger
-    "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_OFFLINE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
 # What third-party code raises where it does not know a model; anything else ends the child.
@@ -81,11 +80,13 @@ class Child:
         arguments: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
         gpus: bool = False,
+        online: bool = False,
     ) -> None:
         """Start `python -m module FD PARENT-PID *arguments`.
 
         `engine` names it in sentences for users. Without `gpus` it sees none, since a library may
-        take one that is there though the spec asks for a CPU.
+        take one that is there though the spec asks for a CPU. Unless it is `online`, it does not
+        ask the Hub for anything; a token it never gets.
         """
         self._engine = engine
         ours, theirs = socket.socketpair()
@@ -99,7 +100,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
-                env=_environment(threads, os.environ, gpus=gpus),
+                env=_environment(threads, os.environ, gpus=gpus, online=online),
                 pass_fds=(descriptor, *pass_fds),
             )
         self._connection = Connection(ours.detach())
@@ -197,11 +198,14 @@ class Child:
         raise ChildFailedError(f"{self._engine} failed; its last lines:\n{values[0]}")
 
 
-def _environment(threads: int, ours: Mapping[str, str], *, gpus: bool) -> dict[str, str]:
-    """Return the child's environment: ours without secrets, offline, with `threads` threads."""
+def _environment(
+    threads: int, ours: Mapping[str, str], *, gpus: bool, online: bool
+) -> dict[str, str]:
+    """Return the child's environment: ours without secrets, with `threads` threads."""
     kept = {name: value for name, value in ours.items() if not name.startswith(_SECRET_PREFIXES)}
     hidden = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
-    return {**kept, **_SETTINGS, **hidden, "OMP_NUM_THREADS": str(threads)}
+    offline = {} if online else _OFFLINE
+    return {**kept, **_SETTINGS, **offline, **hidden, "OMP_NUM_THREADS": str(threads)}
 
 
 class Parent:

@@ -1,8 +1,8 @@
 """The parent's half of a model that is loaded in a child: the `Runtime` of evaluation.
 
-Every engine's child answers the same requests (`tokenize`, `score`, `generate`, `close`), and rows
-of logits come through memory that both share. What an engine does besides stands in its own
-modules; none is imported here.
+Every engine's child answers the same requests (`tokenize`, `score`, `generate`, `complete`,
+`perform`, `close`), and rows of logits come through memory that both share. What an engine does
+besides stands in its own modules; none is imported here.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from kubequant_worker.evaluation.runtime import Generation, LogitRows, TokenArra
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
+    from kubequant_worker.evaluation.performance import Samples, Trial
     from kubequant_worker.methods.child import Child
 
 
@@ -49,8 +50,10 @@ class ChildRuntime:
         self._name = name
         self._vocabulary_size = int(facts["vocabulary_size"])
         trained = int(facts["context_length"])
+        self._trained_length = trained
         self._context_length = min(context_length, trained) if context_length else trained
         self._bos_token = cast("int | None", facts["bos_token"])
+        self._prefix_token = int(facts["prefix_token"])
         self._chat_template = cast("str | None", facts["chat_template"])
         self._slot_shape = tuple(int(part) for part in facts["slots"])
         self._memory = engine.shared_memory()
@@ -72,9 +75,19 @@ class ChildRuntime:
         return self._context_length
 
     @property
+    def trained_length(self) -> int:
+        """Return the longest window that the model was trained on."""
+        return self._trained_length
+
+    @property
     def bos_token(self) -> int | None:
         """Return the id that opens every text, None where the tokenizer adds none."""
         return self._bos_token
+
+    @property
+    def prefix_token(self) -> int:
+        """Return the id that a text without any context is predicted from."""
+        return self._prefix_token
 
     @property
     def chat_template(self) -> str | None:
@@ -89,6 +102,17 @@ class ChildRuntime:
         """Return the greedy continuation of each prompt."""
         generated = self.engine.child.call("generate", list(prompts), max_new_tokens)
         return cast("list[Generation]", generated)
+
+    def complete(
+        self, starts: Sequence[TokenArray], max_new_tokens: int, stops: Sequence[str] = ()
+    ) -> list[Generation]:
+        """Return the greedy continuation of each start; see `Runtime.complete`."""
+        arguments = (list(starts), max_new_tokens, list(stops))
+        return cast("list[Generation]", self.engine.child.call("complete", *arguments))
+
+    def perform(self, trial: Trial, on_step: Callable[[str], None]) -> Samples:
+        """Time the model; see `Runtime.perform`."""
+        return cast("Samples", self.engine.child.call("perform", trial, on_event=on_step))
 
     def logits(self, windows: Sequence[TokenArray]) -> Iterator[LogitRows]:
         """Yield the logits of every token of every window; see `Runtime.logits`."""

@@ -329,6 +329,12 @@ class GGUFQuantizer:
         path = of.path if isinstance(of, Baseline) else self._work.artifact / of.files[0]
         return LlamaRuntime(self._engine, path, context_length)
 
+    def open_alone(self, of: Baseline | ProducedVariant) -> LlamaRuntime:
+        """Load the original or a variant in a new process that ends with it."""
+        self._engine.close()
+        path = of.path if isinstance(of, Baseline) else self._work.artifact / of.files[0]
+        return LlamaRuntime(LlamaEngine(self._work.threads), path, alone=True)
+
     def usage(self, produced: ProducedVariant) -> Usage:
         """Return the command that serves the variant by llama.cpp's own server."""
         return Usage(runtime="llama.cpp", command=f"llama-server -m {produced.files[0].name}")

@@ -1,9 +1,9 @@
 """The child process that holds llama.cpp: `python -m kubequant_worker.methods.gguf_engine`.
 
 It answers one request after another: quantize a file, load a model, tokenize, score windows,
-generate, collect an importance matrix. Rows of logits go to the parent through shared memory, in
-slots, so that the parent works on one batch while the next is computed. The parent's half is
-`gguf_runtime`.
+generate, time itself, collect an importance matrix. Rows of logits go to the parent through shared
+memory, in slots, so that the parent works on one batch while the next is computed. The parent's
+half is `gguf_runtime`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from kubequant_worker.methods.child import Parent, serve
+from kubequant_worker.methods.gguf_context import batch_tokens
 from kubequant_worker.methods.gguf_imatrix import Collector, column_weights, write_matrix
 from kubequant_worker.methods.gguf_lanes import (
     MOST_LANES,
@@ -26,12 +27,15 @@ from kubequant_worker.methods.gguf_lanes import (
     Lanes,
     lane_count,
 )
-from kubequant_worker.methods.gguf_llama import LoadedModel, Log, batch_tokens
+from kubequant_worker.methods.gguf_llama import LoadedModel, Log
 from kubequant_worker.methods.gguf_quantize import quantize
+from kubequant_worker.methods.gguf_speed import LlamaSubject
+from kubequant_worker.methods.stopwatch import Loaded, measure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from kubequant_worker.evaluation.performance import Samples, Trial
     from kubequant_worker.evaluation.runtime import Generation, TokenArray
     from kubequant_worker.methods.child import Operation
 
@@ -48,6 +52,7 @@ class Engine:
         self._threads = threads
         self._log = Log()
         self._model: LoadedModel | None = None
+        self._loaded_in: Loaded | None = None
         self._shared: mmap.mmap | None = None
 
     def operations(self) -> Mapping[str, Operation]:
@@ -58,6 +63,8 @@ class Engine:
             "tokenize": self.tokenize,
             "score": self.score,
             "generate": self.generate,
+            "complete": self.complete,
+            "perform": self.perform,
             "collect": self.collect,
             "quantize": self.quantize,
         }
@@ -65,7 +72,9 @@ class Engine:
     def open(self, path: str) -> dict[str, object]:
         """Load a model and return what a runtime has to know of it."""
         self.close()
+        self._loaded_in = Loaded()
         model = LoadedModel(Path(path), threads=self._threads, log=self._log)
+        self._loaded_in.finish()
         self._model = model
         rows = batch_tokens(model.vocabulary_size)
         size = SLOTS * rows * model.vocabulary_size * 4
@@ -75,6 +84,7 @@ class Engine:
             "vocabulary_size": model.vocabulary_size,
             "context_length": model.context_length,
             "bos_token": model.bos_token,
+            "prefix_token": model.prefix_token,
             "chat_template": model.chat_template,
             "slots": (SLOTS, rows, model.vocabulary_size),
         }
@@ -97,6 +107,25 @@ class Engine:
     def generate(self, prompts: Sequence[str], most: int) -> list[Generation]:
         """Return the greedy continuations."""
         return self._loaded().generate(prompts, most)
+
+    def complete(
+        self, starts: Sequence[TokenArray], most: int, stops: Sequence[str]
+    ) -> list[Generation]:
+        """Return the greedy continuations of token ids."""
+        return self._loaded().complete(starts, most, stops)
+
+    def perform(self, trial: Trial) -> Samples:
+        """Time the model, telling the parent of each step."""
+        if self._loaded_in is None:
+            raise RuntimeError("no model is loaded")
+        with LlamaSubject(self._loaded(), trial) as subject:
+            return measure(
+                subject,
+                trial,
+                loaded=self._loaded_in,
+                threads=self._threads,
+                on_step=self._parent.event,
+            )
 
     def score(self, windows: Sequence[TokenArray]) -> None:
         """Put the logits of all windows, batch by batch, into the slots, and tell the parent.

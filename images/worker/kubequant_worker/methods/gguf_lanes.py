@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from kubequant_worker.methods.gguf_llama import Batch, Context, LoadedModel, Piece, batch_tokens
+from kubequant_worker.methods.gguf_context import Batch, Context, Piece, batch_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from kubequant_worker.evaluation.runtime import TokenArray
+    from kubequant_worker.methods.gguf_llama import LoadedModel
 
 Span = tuple[int, int, int]
 

@@ -9,26 +9,20 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
-import numpy.typing as npt
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
-from kubequant_worker.evaluation.runtime import FloatRows, Generation, TokenArray
+from kubequant_worker.evaluation.runtime import FloatRows, Generation, Stops, TokenArray
+from kubequant_worker.methods.gguf_context import Batch, Context, Piece, batch_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-# Tokens per call of llama_decode: enough for the matrix kernels, and few enough that the rows of
-# logits (vocabulary x 4 bytes each) stay within the second bound.
-BATCH_TOKENS = 512
-LOGIT_BYTES = 128 * 1024 * 1024
-_LEAST_BATCH = 32
 _MOST_SEQUENCES = 64
 
 _WARN, _ERROR, _CONTINUED = 3, 4, 5  # enum ggml_log_level of ggml.h
@@ -59,121 +53,6 @@ class Log:
         return "\n".join(self.last)
 
 
-def batch_tokens(vocabulary_size: int) -> int:
-    """Return how many tokens to decode at once with rows of logits of this width."""
-    return max(_LEAST_BATCH, min(BATCH_TOKENS, LOGIT_BYTES // (4 * vocabulary_size)))
-
-
-def _pointer(array: npt.NDArray[Any], to: Any) -> Any:
-    """Return a C pointer to an array's first value; the array must outlive it."""
-    return ctypes.cast(array.ctypes.data, ctypes.POINTER(to))
-
-
-@dataclass(slots=True)
-class Piece:
-    """Consecutive tokens of one window in one batch."""
-
-    window: int
-    first: int
-    tokens: TokenArray
-    sequence: int
-
-
-class Batch:
-    """A `llama_batch` whose arrays are ours, so that numpy fills them."""
-
-    def __init__(self, size: int) -> None:
-        """Have room for `size` tokens."""
-        self.size = size
-        self.token = np.zeros(size, np.int32)
-        self.position = np.zeros(size, np.int32)
-        self.wanted = np.zeros(size, np.int8)
-        self.sequence = np.zeros(size, np.int32)
-        self._count = np.ones(size, np.int32)
-        self._pointers = (self.sequence.ctypes.data + 4 * np.arange(size)).astype(np.uintp)
-        self.raw: Any = lib.llama_batch()
-        self.raw.token = _pointer(self.token, ctypes.c_int32)
-        self.raw.pos = _pointer(self.position, ctypes.c_int32)
-        self.raw.logits = _pointer(self.wanted, ctypes.c_int8)
-        self.raw.n_seq_id = _pointer(self._count, ctypes.c_int32)
-        self.raw.seq_id = _pointer(self._pointers, ctypes.POINTER(ctypes.c_int32))
-
-    def fill(self, pieces: Sequence[Piece], *, wanted: bool = True) -> int:
-        """Hold `pieces`, with logits for all their tokens or none; return how many those are."""
-        at = 0
-        for piece in pieces:
-            count = len(piece.tokens)
-            here = slice(at, at + count)
-            self.token[here] = piece.tokens
-            self.position[here] = np.arange(piece.first, piece.first + count)
-            self.sequence[here] = piece.sequence
-            self.wanted[here] = wanted
-            at += count
-        self.raw.n_tokens = at
-        return at
-
-
-class Context:
-    """A llama.cpp context; a context manager that frees it."""
-
-    def __init__(
-        self,
-        model: LoadedModel,
-        *,
-        length: int,
-        sequences: int,
-        batch: int,
-        threads: int = 0,
-        eval_callback: Any = None,
-    ) -> None:
-        """Hold `sequences` of up to `length` tokens; compute with `threads` (0: the model's)."""
-        parameters = lib.llama_context_default_params()
-        # Each sequence's part is padded to 256 by the library, so the whole must be a multiple for
-        # each.
-        parameters.n_ctx = -(-length // 256) * 256 * sequences
-        parameters.n_batch = parameters.n_ubatch = batch
-        parameters.n_seq_max = sequences
-        parameters.n_outputs_max = parameters.n_outputs_max_per_seq = 0  # as many as the batch
-        parameters.n_threads = parameters.n_threads_batch = threads or model.threads
-        parameters.no_perf = True
-        if eval_callback is not None:
-            parameters.cb_eval = eval_callback
-        self._model = model
-        self.raw = lib.llama_init_from_model(model.raw, parameters)
-        if not self.raw:
-            raise MemoryError(
-                f"llama.cpp could not make a context of {length} tokens: {model.log.text()}"
-            )
-        self.memory = lib.llama_get_memory(self.raw)
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Free the context."""
-        lib.llama_free(self.raw)
-
-    def clear(self) -> None:
-        """Forget every sequence."""
-        if self.memory:
-            lib.llama_memory_clear(self.memory, False)  # noqa: FBT003 - positional in the binding
-
-    def decode(self, batch: Batch) -> None:
-        """Compute `batch`."""
-        code = lib.llama_decode(self.raw, batch.raw)
-        if code != 0:
-            raise RuntimeError(
-                f"llama_decode returned {code} for {batch.raw.n_tokens} tokens: "
-                f"{self._model.log.text()}"
-            )
-
-    def logits(self, rows: int) -> FloatRows:
-        """Return the library's own rows of logits, valid until the next `decode`."""
-        pointer = ctypes.cast(lib.llama_get_logits(self.raw), ctypes.POINTER(ctypes.c_float))
-        return np.ctypeslib.as_array(pointer, (rows, self._model.vocabulary_size))
-
-
 class LoadedModel:
     """One GGUF model in memory."""
 
@@ -199,6 +78,7 @@ class LoadedModel:
         bos = int(lib.llama_vocab_bos(self._vocabulary))
         adds_bos = bool(lib.llama_vocab_get_add_bos(self._vocabulary))
         self.bos_token = bos if adds_bos and bos >= 0 else None
+        self.prefix_token = bos if bos >= 0 else int(lib.llama_vocab_eos(self._vocabulary))
         template = lib.llama_model_chat_template(self.raw, None)
         self.chat_template = template.decode("utf-8", errors="replace") if template else None
 
@@ -260,34 +140,64 @@ class LoadedModel:
                     spans = [(piece.window, piece.first, len(piece.tokens)) for piece in pieces]
                     yield spans, context.logits(count)
 
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Return what `tokens` say by themselves, special ones left out.
+
+        Unlike `text`, a text of its own: the blank is gone that some tokenizers put before a word.
+        """
+        ids = (ctypes.c_int32 * len(tokens))(*tokens)
+        room = 64 + 16 * len(tokens)
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            flags = (True, False)  # special tokens left out, and not written as text
+            size = lib.llama_detokenize(self._vocabulary, ids, len(tokens), buffer, room, *flags)
+            if size >= 0:
+                return buffer.raw[:size].decode("utf-8", errors="replace")
+            room = -size
+
     def generate(self, prompts: Sequence[str], most: int) -> list[Generation]:
         """Return up to `most` greedy tokens for each prompt, all prompts computed side by side."""
-        starts = [self._prompt_tokens(prompt) for prompt in prompts]
+        return self._continue([self._prompt_tokens(prompt) for prompt in prompts], most, ())
+
+    def complete(
+        self, starts: Sequence[TokenArray], most: int, stops: Sequence[str]
+    ) -> list[Generation]:
+        """Continue token ids instead of texts; see `Runtime.complete`."""
+        return [
+            Generation(one.tokens, self.detokenize(one.tokens), one.stopped)
+            for one in self._continue(starts, most, stops)
+        ]
+
+    def _continue(
+        self, starts: Sequence[TokenArray], most: int, stops: Sequence[str]
+    ) -> list[Generation]:
         longest = max(len(tokens) for tokens in starts)
         size = batch_tokens(self.vocabulary_size)
-        done: list[list[int]] = [[] for _ in prompts]
-        stopped = [False] * len(prompts)
-        batch = Batch(max(size, len(prompts)))
+        done: list[list[int]] = [[] for _ in starts]
+        stopped = [False] * len(starts)
+        batch = Batch(max(size, len(starts)))
+        ends = Stops(stops, self.text)
         with Context(
-            self, length=longest + most, sequences=len(prompts), batch=batch.size
+            self, length=longest + most, sequences=len(starts), batch=batch.size
         ) as context:
             following = [
                 self._read_prompt(context, batch, tokens, sequence)
                 for sequence, tokens in enumerate(starts)
             ]
-            active = list(range(len(prompts)))
+            active = list(range(len(starts)))
             while active:
                 for sequence in active:
                     token = following[sequence]
                     stopped[sequence] = bool(lib.llama_vocab_is_eog(self._vocabulary, token))
                     if not stopped[sequence]:
                         done[sequence].append(token)
+                        stopped[sequence] = ends.reached(done[sequence])
                 active = [one for one in active if not stopped[one] and len(done[one]) < most]
                 if active:
                     pieces = [self._next_piece(starts[one], done[one], one) for one in active]
                     rows = batch.fill(pieces)
                     context.decode(batch)
-                    tops = self._top_tokens(context.logits(rows))
+                    tops = top_tokens(context.logits(rows))
                     for sequence, token in zip(active, tops, strict=True):
                         following[sequence] = token
         return [
@@ -317,21 +227,26 @@ class LoadedModel:
             count = batch.fill([piece], wanted=False)
             batch.wanted[count - 1] = 1
             context.decode(batch)
-        return self._top_tokens(context.logits(1))[0]
+        return top_tokens(context.logits(1))[0]
 
     @staticmethod
     def _next_piece(start: TokenArray, done: Sequence[int], sequence: int) -> Piece:
         position = len(start) + len(done) - 1
         return Piece(0, position, np.array(done[-1:], np.int32), sequence)
 
-    @staticmethod
-    def _top_tokens(rows: FloatRows) -> list[int]:
-        if not np.isfinite(rows).all():
-            raise BadRequestError(
-                "the model computes logits that are not finite numbers",
-                reason=FailureReason.VERIFICATION_FAILED,
-            )
-        return [int(token) for token in rows.argmax(axis=1)]
+
+def top_tokens(rows: FloatRows) -> list[int]:
+    """Return the most likely token of each row.
+
+    Raises:
+        BadRequestError: The rows are not numbers.
+    """
+    if not np.isfinite(rows).all():
+        raise BadRequestError(
+            "the model computes logits that are not finite numbers",
+            reason=FailureReason.VERIFICATION_FAILED,
+        )
+    return [int(token) for token in rows.argmax(axis=1)]
 
 
 def _pieces(group: Sequence[TokenArray], start: int, size: int) -> Iterator[list[Piece]]:

@@ -16,6 +16,7 @@ from kubequant_worker.methods.child_runtime import ChildRuntime
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from types import TracebackType
 
     from kubequant_worker.evaluation.runtime import TokenArray
 
@@ -83,10 +84,34 @@ class LlamaEngine:
 class LlamaRuntime(ChildRuntime):
     """One GGUF model loaded in the engine's child. Implements `evaluation.runtime.Runtime`."""
 
-    def __init__(self, engine: LlamaEngine, path: Path, context_length: int = 0) -> None:
-        """Load `path` for windows of up to `context_length` tokens (0: the model's own context)."""
+    def __init__(
+        self, engine: LlamaEngine, path: Path, context_length: int = 0, *, alone: bool = False
+    ) -> None:
+        """Load `path` for windows of up to `context_length` tokens (0: the model's own context).
+
+        An engine that is this model's `alone` ends with it.
+        """
+        self._alone = alone
         facts = engine.child.call("open", str(path))
         super().__init__(engine, facts, name=engine_name(), context_length=context_length)
+
+    def close(self) -> None:
+        """Free the model; a second call does nothing."""
+        if self._alone:
+            self._open = False
+            self.engine.close()
+        else:
+            super().close()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Free the model; a process of its own has nobody else to end it."""
+        if exc_type is None or self._alone:
+            self.close()
 
     def collect(
         self,

@@ -27,6 +27,14 @@ def _reclaimable(stat: Path) -> int:
     return int(pairs.get("inactive_file", 0)) + int(pairs.get("active_file", 0))
 
 
+def limit_bytes(root: Path = CGROUP_ROOT, meminfo: Path = MEMINFO) -> int:
+    """Return the bytes that may be in use in all: the cgroup's limit, or the machine's memory."""
+    limits = [_number(root / "memory.max"), _number(root / "memory" / "memory.limit_in_bytes")]
+    lines = meminfo.read_text(encoding="ascii").splitlines()
+    whole = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
+    return min([*(limit for limit in limits if limit is not None), *whole], default=0)
+
+
 def available_bytes(root: Path = CGROUP_ROOT, meminfo: Path = MEMINFO) -> int:
     """Return the bytes that can still be taken, by the cgroup's limit (v2.
 

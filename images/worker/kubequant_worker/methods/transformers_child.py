@@ -18,11 +18,14 @@ import torch
 
 from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.child import Parent, serve
+from kubequant_worker.methods.stopwatch import measure
 from kubequant_worker.methods.transformers_model import CheckpointModel, Loading
+from kubequant_worker.methods.transformers_speed import CheckpointSubject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from kubequant_worker.evaluation.performance import Samples, Trial
     from kubequant_worker.evaluation.runtime import Generation, TokenArray
     from kubequant_worker.methods.child import Operation
 
@@ -47,6 +50,8 @@ class Engine:
             "tokenize": self.tokenize,
             "score": self.score,
             "generate": self.generate,
+            "complete": self.complete,
+            "perform": self.perform,
         }
 
     def open(self, path: str, loading: Mapping[str, object]) -> dict[str, object]:
@@ -64,6 +69,7 @@ class Engine:
             "vocabulary_size": model.vocabulary_size,
             "context_length": model.context_length,
             "bos_token": model.bos_token,
+            "prefix_token": model.prefix_token,
             "chat_template": model.chat_template,
             "slots": (SLOTS, model.piece_rows, model.vocabulary_size),
         }
@@ -83,6 +89,23 @@ class Engine:
     def generate(self, prompts: Sequence[str], most: int) -> list[Generation]:
         """Return the greedy continuations."""
         return self._loaded().generate(prompts, most)
+
+    def complete(
+        self, starts: Sequence[TokenArray], most: int, stops: Sequence[str]
+    ) -> list[Generation]:
+        """Return the greedy continuations of token ids."""
+        return self._loaded().complete(starts, most, stops)
+
+    def perform(self, trial: Trial) -> Samples:
+        """Time the model, telling the parent of each step."""
+        model = self._loaded()
+        return measure(
+            CheckpointSubject(model),
+            trial,
+            loaded=model.loaded,
+            threads=torch.get_num_threads(),
+            on_step=self._parent.event,
+        )
 
     def score(self, windows: Sequence[TokenArray]) -> None:
         """Put the logits of all windows, piece by piece, into the slots, and tell the parent.

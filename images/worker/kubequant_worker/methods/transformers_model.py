@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.chat import chat_template
 from kubequant_worker.errors import BadRequestError
-from kubequant_worker.evaluation.runtime import FloatRows, Generation, TokenArray
+from kubequant_worker.evaluation.runtime import FloatRows, Generation, Stops, TokenArray
+from kubequant_worker.methods.stopwatch import Loaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -105,6 +107,21 @@ def _context_length(config: Any) -> int:
     return int(found or _ENDLESS)
 
 
+def _import_architecture(path: Path, *, trust_remote_code: bool) -> None:
+    """Import what computes a checkpoint's architecture, as far as transformers itself has it.
+
+    It comes when it is first asked for, takes seconds, and is no part of loading a model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(
+            path, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except (KeyError, ValueError, ImportError):
+        return  # `load_model` says what is the matter
+    for name in getattr(config, "architectures", None) or ():
+        getattr(transformers, name, None)
+
+
 def load_model(path: Path, loading: Loading) -> Any:
     """Return a checkpoint's model, ready to compute.
 
@@ -131,17 +148,22 @@ class CheckpointModel:
 
     def __init__(self, path: Path, loading: Loading) -> None:
         """Load the checkpoint in the folder `path`; raises BadRequestError."""
-        self._tokenizer = load_tokenizer(path, trust_remote_code=loading.trust_remote_code)
+        self.tokenizer = load_tokenizer(path, trust_remote_code=loading.trust_remote_code)
+        _import_architecture(path, trust_remote_code=loading.trust_remote_code)
+        self.loaded = Loaded()
         self.model = load_model(path, loading)
+        self.loaded.finish()
         config = self.model.config.get_text_config()
         self.vocabulary_size = int(config.vocab_size)
         self.context_length = _context_length(self.model.config)
-        self.bos_token = bos_token(self._tokenizer)
+        self.bos_token = bos_token(self.tokenizer)
+        opening = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, 0)
+        self.prefix_token = int(next(token for token in opening if token is not None))
         template = chat_template(path)
         self.chat_template = template.source if template else None
-        self._device = self.model.get_input_embeddings().weight.device
-        if self._device.type == "meta":  # spilled: accelerate moves inputs where they are needed
-            self._device = torch.device(loading.device)
+        self.device = self.model.get_input_embeddings().weight.device
+        if self.device.type == "meta":  # spilled: accelerate moves inputs where they are needed
+            self.device = torch.device(loading.device)
 
     @property
     def piece_rows(self) -> int:
@@ -150,11 +172,11 @@ class CheckpointModel:
 
     def tokenize(self, text: str, *, special: bool) -> TokenArray:
         """Return a text's ids; see `tokenize`."""
-        return tokenize(self._tokenizer, text, special=special)
+        return tokenize(self.tokenizer, text, special=special)
 
     def rows(self, window: TokenArray) -> Iterator[tuple[int, FloatRows]]:
         """Yield (position of the first row, rows of logits) of one window, in bounded pieces."""
-        ids = torch.as_tensor(window.astype(np.int64), device=self._device)[None]
+        ids = torch.as_tensor(window.astype(np.int64), device=self.device)[None]
         whole = len(window) <= self.piece_rows
         cache = None
         for first in range(0, len(window), self.piece_rows):
@@ -175,34 +197,51 @@ class CheckpointModel:
         """Return the greedy continuation of each prompt."""
         return [self._continue(prompt, most) for prompt in prompts]
 
+    def complete(
+        self, starts: Sequence[TokenArray], most: int, stops: Sequence[str]
+    ) -> list[Generation]:
+        """Continue token ids instead of texts; see `Runtime.complete`."""
+        ends = Stops(stops, self.tokenizer.decode)
+        found = [self._new_tokens(start.tolist(), most, ends) for start in starts]
+        return [
+            Generation(tuple(new), self.tokenizer.decode(new, skip_special_tokens=True), stopped)
+            for new, stopped in found
+        ]
+
     def _continue(self, prompt: str, most: int) -> Generation:
         opening = [] if self.bos_token is None else [self.bos_token]
         start = [*opening, *self.tokenize(prompt, special=False).tolist()] or [0]
         room = min(most, self.context_length - 1)
         start = start[-(self.context_length - room) :]
-        ids = torch.tensor([start], device=self._device)
+        new, stopped = self._new_tokens(start, room, Stops((), self.tokenizer.decode))
+        text = self.tokenizer.decode([*start, *new], skip_special_tokens=True)
+        before = self.tokenizer.decode(start, skip_special_tokens=True)
+        return Generation(tuple(new), text.removeprefix(before), stopped)
+
+    def _new_tokens(self, start: list[int], most: int, ends: Stops) -> tuple[list[int], bool]:
+        """Return up to `most` greedy tokens after `start`, and whether something ended them."""
+        ids = torch.tensor([start], device=self.device)
         new: list[int] = []
         cache, stopped = None, False
         with torch.inference_mode():
-            while len(new) < room:
+            while len(new) < most and not stopped:
                 output = self.model(input_ids=ids, past_key_values=cache, use_cache=True)
                 token = int(output.logits[0, -1].argmax())
                 if token in self._stop_tokens:
                     stopped = True
                     break
                 new.append(token)
+                stopped = ends.reached(new)
                 cache = getattr(output, "past_key_values", None)
                 # Without a cache the whole text is read again.
                 step = [[token]] if cache is not None else [[*start, *new]]
-                ids = torch.tensor(step, device=self._device)
-        text = self._tokenizer.decode([*start, *new], skip_special_tokens=True)
-        before = self._tokenizer.decode(start, skip_special_tokens=True)
-        return Generation(tuple(new), text.removeprefix(before), stopped)
+                ids = torch.tensor(step, device=self.device)
+        return new, stopped
 
     @property
     def _stop_tokens(self) -> frozenset[int]:
         found = getattr(self.model.generation_config, "eos_token_id", None)
-        found = found if found is not None else self._tokenizer.eos_token_id
+        found = found if found is not None else self.tokenizer.eos_token_id
         if found is None:
             return frozenset()
         return frozenset(found if isinstance(found, list) else [found])

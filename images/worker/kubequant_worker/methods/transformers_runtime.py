@@ -83,7 +83,6 @@ class TransformersRuntime(ChildRuntime):
         name = f"{runtime_name()} in {loading['dtype']} on {loading['device']}"
         super().__init__(engine, facts, name=name, context_length=context_length)
         self._path = path
-        self._trained_length = int(facts["context_length"])
 
     def is_of(self, path: Path) -> bool:
         """Say whether this is the checkpoint in `path`, and still loaded."""

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.manifest import FileDigest
 from kubequant_worker.sources.model_folder import check_model, check_small_files
-from kubequant_worker.sources.selection import dataset_files, is_small, is_weights, model_files
+from kubequant_worker.sources.selection import (
+    dataset_files,
+    is_small,
+    is_weights,
+    model_files,
+    task_files,
+)
 from kubequant_worker.sources.source import (
     FetchedDataset,
     FetchedModel,
@@ -26,7 +32,7 @@ from kubequant_worker.sources.source import (
 )
 
 if TYPE_CHECKING:
-    from kubequant.api.data import Dataset, ModelSource
+    from kubequant.api.data import Dataset, ModelSource, TaskFiles
     from kubequant_worker.progress import StageProgress
 
 __all__ = [
@@ -37,6 +43,7 @@ __all__ = [
     "RemoteFile",
     "fetch_dataset",
     "fetch_model",
+    "fetch_task_files",
     "inspect_model",
 ]
 
@@ -145,6 +152,32 @@ def fetch_dataset(
     digests = tuple(sorted(source.fetch(list(files), listing, into, _ignore)))
     return FetchedDataset(
         uri=dataset.uri,
+        revision=listing.revision,
+        files=tuple(into / file.path for file in digests),
+        digests=digests,
+    )
+
+
+def fetch_task_files(
+    files: TaskFiles, *, into: Path, credentials: Path, volumes: Path = DEFAULT_VOLUMES
+) -> FetchedDataset:
+    """Bring a folder of tasks, YAML and data, into the folder `into`; errors as `fetch_dataset`."""
+    origin = Origin(
+        uri=files.uri,
+        revision=files.effective_revision,
+        s3=files.s3,
+        credentials=credentials / "tasks",
+        volumes=volumes,
+        field="spec.evaluation.taskFiles",
+        kind="dataset",
+    )
+    source = _open(origin)
+    listing = source.listing()
+    chosen = task_files(listing, origin)
+    into.mkdir(parents=True, exist_ok=True)
+    digests = tuple(sorted(source.fetch(list(chosen), listing, into, _ignore)))
+    return FetchedDataset(
+        uri=files.uri,
         revision=listing.revision,
         files=tuple(into / file.path for file in digests),
         digests=digests,

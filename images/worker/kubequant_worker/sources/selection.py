@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"}
 CONFIGURATION = {".json", ".txt", ".model", ".jinja", ".tiktoken"}
 DATASET_FORMS = {".txt", ".md", ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".zst"}
+# What the lm-evaluation-harness loads: tasks as YAML, and data.
+TASK_FORMS = DATASET_FORMS - {".md"} | {".yaml", ".yml"}
+MOST_TASK_BYTES = 8 * 1024 * 1024 * 1024
 # Above this a configuration or tokenizer file is fetched with the weights, not before them.
 SMALL_BYTES = 64 * 1024 * 1024
 LARGEST_CONFIGURATION_BYTES = 512 * 1024 * 1024
@@ -116,6 +119,29 @@ def dataset_files(
             f"{origin.field}.split: no file of {origin.uri} names the split {split!r} ({names}).",
             reason=FailureReason.DATASET_NOT_FOUND,
             advice="Name the file itself in the address, or another split.",
+        )
+    return tuple(known)
+
+
+def task_files(listing: Listing, origin: Origin) -> tuple[RemoteFile, ...]:
+    """Return the files of a folder of tasks; those of other forms, like code, stay where they are.
+
+    Raises AccessError where there is no YAML file, BadRequestError where it is far too much.
+    """
+    known = [
+        file for file in _inside(listing.files) if PurePosixPath(file.path).suffix in TASK_FORMS
+    ]
+    if not any(file.path.endswith((".yaml", ".yml")) for file in known):
+        raise AccessError(
+            f"{origin.field}.uri: {origin.uri} holds no task, which is a YAML file.",
+            reason=FailureReason.DATASET_NOT_FOUND,
+            advice="Name the folder that holds the tasks' YAML files, with their data below it.",
+        )
+    if sum(file.size_bytes for file in known) > MOST_TASK_BYTES:
+        raise BadRequestError(
+            f"{origin.field}.uri: {origin.uri} holds more than {MOST_TASK_BYTES >> 30} GiB; name a "
+            "folder with the tasks and their data alone.",
+            reason=FailureReason.UNUSABLE_DATASET,
         )
     return tuple(known)
 

@@ -1,0 +1,123 @@
+"""Turns what was measured into what a report says of it; `record` decides where each stands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from kubequant.api.contract import (
+    BatchThroughput,
+    BenchmarkDetail,
+    BenchmarkResult,
+    DivergenceDetail,
+    PerformanceDetail,
+)
+from kubequant.api.fields import decimal_text
+from kubequant.api.status import MAX_BENCHMARKS
+from kubequant_worker.environment import cpu_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kubequant_worker.benchmarks.score import Pair
+    from kubequant_worker.evaluation.performance import Performance
+    from kubequant_worker.evaluation.perplexity import Comparison
+
+# What a report holds; a group of the harness may have hundreds of tasks.
+MOST_BENCHMARKS: Final = 256
+# Below this share of its threads' time, a process that computes on a CPU was kept from computing.
+_BUSY_PERCENT: Final = 60
+
+MEANWHILE: Final = (
+    "Nothing else of this run: no other model was loaded, no number computed, and uploads began "
+    "afterwards."
+)
+
+
+def divergence_detail(comparison: Comparison) -> DivergenceDetail:
+    """Return how divergence and agreement were measured."""
+    return DivergenceDetail(
+        tokens=comparison.compared_tokens,
+        standard_error=decimal_text(comparison.kl_standard_error, 6),
+        median=decimal_text(comparison.median_kl_divergence, 6),
+        percentile99=decimal_text(comparison.kl_percentile99, 6),
+        maximum=decimal_text(comparison.most_kl_divergence, 6),
+        top_token_agreement_standard_error=decimal_text(comparison.agreement_standard_error, 3),
+    )
+
+
+def performance_detail(measured: Performance) -> PerformanceDetail:
+    """Return speed and memory in full."""
+    samples, first = measured.samples, measured.first_token_seconds
+    prompt = measured.prompt_tokens_per_second
+    return PerformanceDetail(
+        prompt_tokens=samples.prompt_tokens,
+        new_tokens=samples.new_tokens,
+        repetitions=len(samples.generation_seconds),
+        tokens_per_second_deviation=decimal_text(measured.tokens_per_second.deviation, 3),
+        prompt_tokens_per_second=decimal_text(prompt.median, 3),
+        prompt_tokens_per_second_deviation=decimal_text(prompt.deviation, 3),
+        first_token_seconds=decimal_text(first.median, 6),
+        first_token_seconds_deviation=decimal_text(first.deviation, 6),
+        load_seconds=decimal_text(samples.load_seconds, 3),
+        batches=tuple(
+            BatchThroughput(
+                batch_size=batch.size,
+                tokens_per_second=decimal_text(batch.tokens_per_second.median, 3),
+                tokens_per_second_deviation=decimal_text(batch.tokens_per_second.deviation, 3),
+            )
+            for batch in measured.batches
+        ),
+        peak_resident_memory_bytes=samples.peak_resident_bytes,
+        library_memory_bytes=samples.library_bytes,
+        peak_gpu_memory_bytes=samples.peak_gpu_bytes,
+        cpu_percent=decimal_text(measured.cpu_percent, 1),
+        threads=samples.threads,
+        device=samples.gpu or cpu_name(),
+        runtime=measured.runtime,
+        process_id=samples.process_id,
+        meanwhile=MEANWHILE,
+        notes=(*samples.notes, *_disturbance(measured)),
+    )
+
+
+def _disturbance(measured: Performance) -> tuple[str, ...]:
+    if measured.samples.gpu or measured.cpu_percent >= _BUSY_PERCENT:
+        return ()
+    sentence = (
+        f"other work took part of the machine: the process had {measured.cpu_percent:.0f} % of its "
+        "threads' time, so speeds are lower than they could be; memory is not touched by that"
+    )
+    return (sentence,)
+
+
+def benchmark_results(benchmarks: Sequence[Pair]) -> tuple[BenchmarkResult, ...]:
+    """Return what `status` holds of benchmarks, as many as it takes."""
+    return tuple(
+        BenchmarkResult(
+            task=one.original.task,
+            metric=one.original.metric,
+            original=decimal_text(one.original.value, 6),
+            quantized=decimal_text(one.quantized.value, 6),
+            stderr=decimal_text(one.quantized.standard_error, 6),
+        )
+        for one in benchmarks[:MAX_BENCHMARKS]
+    )
+
+
+def benchmark_details(benchmarks: Sequence[Pair]) -> tuple[BenchmarkDetail, ...]:
+    """Return every benchmark's metrics in full."""
+    return tuple(
+        BenchmarkDetail(
+            task=one.original.task,
+            metric=one.original.metric,
+            higher_is_better=one.original.higher_is_better,
+            original=decimal_text(one.original.value, 6),
+            original_standard_error=decimal_text(one.original.standard_error, 6),
+            quantized=decimal_text(one.quantized.value, 6),
+            quantized_standard_error=decimal_text(one.quantized.standard_error, 6),
+            samples=one.quantized.samples,
+            few_shot=one.quantized.few_shot,
+            version=one.quantized.version,
+        )
+        for one in benchmarks[:MOST_BENCHMARKS]
+    )
