@@ -50,7 +50,19 @@ REPORTS = st.fixed_dictionaries(
                 "message": texts(1024),
                 "advice": texts(1024),
                 "exitCode": st.none() | st.integers(0, 255),
+                "reportUri": st.just("") | st.text("ab/é", min_size=2048, max_size=2048),
             }
+        ),
+        "escalation": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "variant": st.sampled_from(["Q4_K_M", "Q2_K", "INT8"]),
+                    "inPlaceOf": st.just("Q2_K"),
+                    "gatesPassed": st.booleans(),
+                    "missed": texts(253),
+                }
+            ),
+            max_size=56,
         ),
         "variants": st.lists(
             st.fixed_dictionaries(

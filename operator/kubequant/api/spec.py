@@ -236,6 +236,11 @@ def _gates_name_types(spec: QuantizationJobSpec) -> bool:
     )
 
 
+def _gates_name_tasks(spec: QuantizationJobSpec) -> bool:
+    tasks = {benchmark.task for benchmark in spec.evaluation.benchmarks}
+    return all(gate.task is None or gate.task in tasks for gate in spec.gates)
+
+
 class QuantizationJobSpec(Model):
     """What to quantize, how, on which text, what must hold, and where the artifact goes."""
 
@@ -355,6 +360,14 @@ class QuantizationJobSpec(Model):
             cel="self.method != 'GGUF' || !has(self.gates) || self.gates.all(gate, "
             "!has(gate.variant) || (has(self.gguf) ? gate.variant in self.gguf.types "
             f": gate.variant in {_DEFAULT_TYPES}))",
+            field="gates",
+        ),
+        Rule(
+            message="must name only tasks that evaluation.benchmarks lists",
+            holds=_gates_name_tasks,
+            cel="!has(self.gates) || self.gates.all(gate, !has(gate.task) || "
+            "(has(self.evaluation) && has(self.evaluation.benchmarks) && "
+            "self.evaluation.benchmarks.exists(one, one.task == gate.task)))",
             field="gates",
         ),
     )
