@@ -93,6 +93,18 @@ CONTRADICTIONS = (
         "must name each task once",
     ),
     Bad(
+        "a batch size twice",
+        "evaluation: {performance: {batchSizes: [4, 8, 4]}}",
+        "spec.evaluation.performance.batchSizes",
+        "must name each size once",
+    ),
+    Bad(
+        "files of tasks without a task",
+        "evaluation: {taskFiles: {uri: 's3://tests/tasks'}}",
+        "spec.evaluation.taskFiles",
+        "is only for benchmarks; name its tasks there or remove it",
+    ),
+    Bad(
         "text and messages",
         "calibration: {dataset: {uri: 'hf://owner/text', textField: text, messagesField: chat}}",
         "spec.calibration.dataset.messagesField",

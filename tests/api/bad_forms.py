@@ -186,6 +186,12 @@ ADDRESSES = (
         "must not be a file:// address",
     ),
     Bad(
+        "files of tasks on this machine",
+        "evaluation: {benchmarks: [{task: mine}], taskFiles: {uri: 'file://tasks'}}",
+        "spec.evaluation.taskFiles.uri",
+        "must not be a file:// address",
+    ),
+    Bad(
         "a revision of a bucket",
         "model: {uri: 's3://models/a', revision: main}",
         "spec.model.revision",

@@ -128,6 +128,16 @@ GOOD = (
         "evaluation: {skip: [Performance]}, gates: [{metric: Perplexity, max: '10'}]",
     ),
     Good(
+        "benchmarks with files of their own",
+        "evaluation: {benchmarks: [{task: mine, fewShot: 2, limit: 10}], "
+        "taskFiles: {uri: 's3://tests/tasks', s3: {region: eu-1}, secretRef: {name: reader}}, "
+        "performance: {promptTokens: 64, newTokens: 16, repetitions: 5, batchSizes: [16]}}",
+    ),
+    Good(
+        "no batches",
+        "evaluation: {performance: {batchSizes: []}}",
+    ),
+    Good(
         "every field of the pod",
         "pod: {resources: {requests: {cpu: '4', memory: 1.5Gi}, limits: {cpu: 500m}}, gpu: "
         "{resourceName: amd.com/gpu, count: 2}, nodeSelector: {kubernetes.io/arch: amd64}, "

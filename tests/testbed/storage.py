@@ -100,7 +100,7 @@ def bucket(s3_server: S3Server, s3: Any) -> Bucket:
 def credentials(s3_server: S3Server, tmp_path: Path) -> Path:
     """The folder of role folders, each with the root's keys."""
     folder = tmp_path / "credentials"
-    for role in ("model", "calibration", "evaluation", "output"):
+    for role in ("model", "calibration", "evaluation", "tasks", "output"):
         write_credentials(folder, role, s3_server.access_key, s3_server.secret_key)
     return folder
 

@@ -11,20 +11,25 @@ from typing import Annotated, Self
 from pydantic import Field, StrictInt, StrictStr
 
 from kubequant.api.base import Model
+from kubequant.api.details import (
+    BatchThroughput,
+    BenchmarkDetail,
+    DivergenceDetail,
+    Generation,
+    PerformanceDetail,
+    PerplexityDetail,
+)
 from kubequant.api.fields import ObjectName, RunDigest, Sentence
 from kubequant.api.outcome import ExitCode, FailureReason, Outcome, Stage
 from kubequant.api.problems import parse_json
 from kubequant.api.report import (
+    GPU,
     DatasetReport,
-    DivergenceDetail,
     Environment,
     Expectation,
     GateResult,
-    Generation,
     Library,
     OriginalReport,
-    PerformanceDetail,
-    PerplexityDetail,
     PublishedFile,
     RunReport,
     SourceReport,
@@ -49,8 +54,11 @@ from kubequant.api.termination import (
 )
 
 __all__ = [
+    "GPU",
     "LIMIT_BYTES",
     "Artifact",
+    "BatchThroughput",
+    "BenchmarkDetail",
     "BenchmarkResult",
     "DatasetReport",
     "DivergenceDetail",

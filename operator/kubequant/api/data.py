@@ -177,6 +177,27 @@ class Dataset(Model):
         return mine == (other.uri, other.effective_revision, other.effective_split)
 
 
+class TaskFiles(Model):
+    """A folder of tasks for the lm-evaluation-harness: YAML files and the data they name."""
+
+    uri: DatasetURI
+    """Where the folder is: hf://owner/name, s3://bucket/prefix or pvc://claim/path; file:// for a
+    local run only."""
+    revision: Revision | None = None
+    """For hf:// only: a branch, tag or commit (default main)."""
+    s3: S3Options | None = None
+    """For s3:// only: endpoint and region."""
+    secret_ref: SecretRef | None = None
+    """The Secret that holds a token or keys for the folder; for hf:// and s3:// only."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (_REVISION_OF_HUB, _S3_OF_S3, _SECRET_OF_REMOTE)
+
+    @property
+    def effective_revision(self) -> str | None:
+        """The revision with its default; None where the address has no revisions."""
+        return (self.revision or "main") if self.uri.startswith("hf://") else None
+
+
 class Output(Model):
     """Where the artifact is published."""
 

@@ -20,12 +20,13 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from kubequant.api.evaluation import Performance
 from kubequant.api.fields import DECIMAL, plain_decimal
 from kubequant.api.spec import Method, QuantizationJobSpec
 
 if TYPE_CHECKING:
-    from kubequant.api.data import Dataset, ModelSource, Output
-    from kubequant.api.evaluation import Gate
+    from kubequant.api.data import Dataset, ModelSource, Output, TaskFiles
+    from kubequant.api.evaluation import Evaluation, Gate
 
 _DECIMAL: Final = re.compile(DECIMAL)
 
@@ -52,14 +53,7 @@ def identity(spec: QuantizationJobSpec) -> dict[str, Any]:
             **spec.calibration.model_dump(mode="json"),
             "dataset": _dataset(spec.calibration.dataset),
         },
-        "evaluation": {
-            **evaluation.model_dump(mode="json"),
-            "perplexity": {
-                **evaluation.perplexity.model_dump(mode="json"),
-                "dataset": _dataset(evaluation.perplexity.dataset),
-            },
-            "skip": sorted(evaluation.skip),
-        },
+        "evaluation": _evaluation(evaluation),
         "gates": sorted((_gate(gate) for gate in spec.gates), key=json.dumps),
         "onGateFailure": spec.on_gate_failure.value,
         "output": _output(spec.output),
@@ -73,6 +67,32 @@ def _model(model: ModelSource) -> dict[str, Any]:
         "endpoint": model.s3.endpoint if model.s3 else "",
         "trustRemoteCode": model.trust_remote_code,
         "allowPickle": model.allow_pickle,
+    }
+
+
+def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
+    written = {
+        **evaluation.model_dump(mode="json", exclude={"task_files"}),
+        "perplexity": {
+            **evaluation.perplexity.model_dump(mode="json"),
+            "dataset": _dataset(evaluation.perplexity.dataset),
+        },
+        "skip": sorted(evaluation.skip),
+    }
+    sizes = evaluation.performance.batch_sizes
+    written["performance"].pop("batchSizes")
+    if sizes != Performance().batch_sizes:
+        written["performance"]["batchSizes"] = sorted(sizes)
+    if evaluation.task_files is not None:
+        written["taskFiles"] = _task_files(evaluation.task_files)
+    return written
+
+
+def _task_files(files: TaskFiles) -> dict[str, Any]:
+    return {
+        "uri": files.uri.rstrip("/"),
+        "revision": files.effective_revision,
+        "endpoint": files.s3.endpoint if files.s3 else "",
     }
 
 

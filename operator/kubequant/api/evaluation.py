@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from kubequant.api.base import Model, Pattern, Rule
-from kubequant.api.data import Dataset
+from kubequant.api.data import Dataset, TaskFiles
 from kubequant.api.fields import DecimalText
 from kubequant.api.params import GGUFType
 
@@ -130,6 +130,21 @@ class Performance(Model):
     """How many tokens to generate."""
     repetitions: Annotated[StrictInt, Field(ge=1, le=100)] = 3
     """How often to measure."""
+    batch_sizes: Annotated[
+        tuple[Annotated[StrictInt, Field(ge=2, le=256)], ...], Field(max_length=8)
+    ] = (2, 4, 8)
+    """How many texts to continue at once, where the runtime computes several at a time; each size
+    is measured by itself, after one text alone."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            message="must name each size once",
+            holds=lambda p: len(set(p.batch_sizes)) == len(p.batch_sizes),
+            cel="!has(self.batchSizes) || self.batchSizes.all(one, "
+            "self.batchSizes.exists_one(other, other == one))",
+            field="batchSizes",
+        ),
+    )
 
 
 class Evaluation(Model):
@@ -141,6 +156,9 @@ class Evaluation(Model):
     """Greedy texts, side by side."""
     benchmarks: Annotated[tuple[Benchmark, ...], Field(max_length=16)] = ()
     """Tasks of the lm-evaluation-harness; none unless named."""
+    task_files: TaskFiles | None = None
+    """A folder with tasks of your own, or with the harness's tasks and their data where no network
+    reaches the Hub; its names come before the harness's own."""
     performance: Performance = Performance()
     """Speed and memory."""
     skip: Annotated[tuple[Measurement, ...], Field(max_length=3)] = ()
@@ -159,6 +177,12 @@ class Evaluation(Model):
             cel="!has(self.benchmarks) || self.benchmarks.all(one, "
             "self.benchmarks.exists_one(other, other.task == one.task))",
             field="benchmarks",
+        ),
+        Rule(
+            message="is only for benchmarks; name its tasks there or remove it",
+            holds=lambda e: e.task_files is None or bool(e.benchmarks),
+            cel="!has(self.taskFiles) || (has(self.benchmarks) && size(self.benchmarks) > 0)",
+            field="taskFiles",
         ),
     )
 

@@ -11,6 +11,13 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, StrictStr
 
 from kubequant.api.base import Model
+from kubequant.api.details import (
+    BenchmarkDetail,
+    DivergenceDetail,
+    Generation,
+    PerformanceDetail,
+    PerplexityDetail,
+)
 from kubequant.api.fields import (
     SHA256,
     AnyURI,
@@ -39,73 +46,6 @@ from kubequant.api.status import (
 )
 
 Role = Literal["calibration", "evaluation"]
-GeneratedText = Annotated[StrictStr, Field(max_length=65_536)]
-
-
-class PerplexityDetail(Model):
-    """How a perplexity was measured, and how sure it is."""
-
-    standard_error: MeasuredDecimal | None = None
-    """The standard error of the perplexity."""
-    tokens: Count = 0
-    """How many tokens were predicted."""
-    windows: Count = 0
-    """In how many windows of context_length tokens."""
-    context_length: Count = 0
-    """How many tokens a window had."""
-    mean_log_likelihood: MeasuredDecimal | None = None
-    """Mean log-likelihood per token, in nats; perplexity is exp(-mean)."""
-
-
-class DivergenceDetail(Model):
-    """How the divergence from the original was measured."""
-
-    tokens: Count = 0
-    """Over how many tokens both models' distributions were compared."""
-    standard_error: MeasuredDecimal | None = None
-    """The standard error of the mean divergence, in nats."""
-    agreement_standard_error: MeasuredDecimal | None = None
-    """The standard error of the top-token agreement, in percent."""
-    median: MeasuredDecimal | None = None
-    """The median divergence, in nats."""
-    percentile99: MeasuredDecimal | None = None
-    """The divergence that one token of a hundred exceeds, in nats."""
-    maximum: MeasuredDecimal | None = None
-    """The largest divergence, in nats."""
-
-
-class PerformanceDetail(Model):
-    """Speed and memory, as the median of repetitions."""
-
-    prompt_tokens_per_second: MeasuredDecimal | None = None
-    """Prompt tokens per second."""
-    first_token_seconds: MeasuredDecimal | None = None
-    """Time to the first token."""
-    load_seconds: MeasuredDecimal | None = None
-    """Time to load the model."""
-    repetitions: Count = 0
-    """How often it was measured."""
-    device: ShortText = ""
-    """On what."""
-
-
-class Generation(Model):
-    """One prompt, continued greedily by the original and by the variant."""
-
-    prompt: GeneratedText
-    """The prompt."""
-    original: GeneratedText = ""
-    """What the original wrote."""
-    quantized: GeneratedText = ""
-    """What the variant wrote."""
-    first_difference: Count | None = None
-    """The index of the first generated token that differs; absent where none does."""
-    degenerate: StrictBool = False
-    """Whether the variant's text is empty, loops or is gibberish."""
-    degenerate_reason: Sentence = ""
-    """What is wrong with the text."""
-    original_degenerate: StrictBool = False
-    """Whether the original's text is degenerate too, which is not the quantization's fault."""
 
 
 class PublishedFile(Model):
@@ -170,6 +110,10 @@ class VariantReport(Variant):
     """How divergence and agreement were measured."""
     performance_detail: PerformanceDetail | None = None
     """Speed and memory in full."""
+    speedup_standard_error: MeasuredDecimal | None = None
+    """The standard error of speedup, from the spread of both models' repetitions."""
+    benchmark_details: Annotated[tuple[BenchmarkDetail, ...], Field(max_length=256)] = ()
+    """Every benchmark's metrics in full."""
     generations: Annotated[tuple[Generation, ...], Field(max_length=16)] = ()
     """Texts side by side."""
     files: Files = ()
@@ -234,6 +178,15 @@ class Library(Model):
     """Its version."""
 
 
+class GPU(Model):
+    """One GPU, by its driver's words."""
+
+    name: ShortText
+    """Its name."""
+    memory_bytes: ByteCount | None = None
+    """How much memory it has."""
+
+
 class Environment(Model):
     """Where the run took place."""
 
@@ -247,8 +200,8 @@ class Environment(Model):
     """How many threads computed."""
     memory_bytes: ByteCount | None = None
     """How much memory the run might use."""
-    gpus: Annotated[tuple[ShortText, ...], Field(max_length=64)] = ()
-    """The accelerators' names."""
+    gpus: Annotated[tuple[GPU, ...], Field(max_length=64)] = ()
+    """The GPUs that the run saw."""
     versions: Annotated[tuple[Library, ...], Field(max_length=128)] = ()
     """Programs and libraries with their versions."""
 
@@ -352,13 +305,20 @@ def settings_of(spec: QuantizationJobSpec) -> QuantizationJobSpec:
         perplexity = perplexity.model_copy(
             update={"dataset": perplexity.dataset.model_copy(update=bare)}
         )
+    files = spec.evaluation.task_files
+    evaluation = spec.evaluation.model_copy(
+        update={
+            "perplexity": perplexity,
+            "task_files": None if files is None else files.model_copy(update=bare),
+        }
+    )
     return spec.model_copy(
         update={
             **members,
             "model": spec.model.model_copy(update=bare),
             "device": spec.effective_device(),
             "calibration": calibration,
-            "evaluation": spec.evaluation.model_copy(update={"perplexity": perplexity}),
+            "evaluation": evaluation,
             "output": spec.output.model_copy(update=bare),
             "pod": Pod(),
         }

@@ -171,6 +171,7 @@ def _not_local(field: str, guard: str, uri: str) -> Rule:
             "model.uri": spec.model,
             "calibration.dataset.uri": spec.calibration.dataset,
             "evaluation.perplexity.dataset.uri": spec.evaluation.perplexity.dataset,
+            "evaluation.taskFiles.uri": spec.evaluation.task_files,
             "output.uri": spec.output,
         }[field]
         return place is None or not place.uri.startswith("file://")
@@ -308,6 +309,11 @@ class QuantizationJobSpec(Model):
             "evaluation.perplexity.dataset.uri",
             f"!({_HAS_MEASURED_TEXT}) || ",
             "evaluation.perplexity.dataset.uri",
+        ),
+        _not_local(
+            "evaluation.taskFiles.uri",
+            "!has(self.evaluation) || !has(self.evaluation.taskFiles) || ",
+            "evaluation.taskFiles.uri",
         ),
         _not_local("output.uri", "", "output.uri"),
         *(_only_for(member, method) for method, (member, _) in MEMBERS.items()),

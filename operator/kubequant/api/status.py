@@ -36,6 +36,7 @@ MAX_VARIANTS = 16
 MAX_HISTORY = 10
 MAX_STEPS = 56
 """More than the longest ladders of all sixteen GGUF types together have rungs."""
+MAX_BENCHMARKS = 16
 
 
 class Phase(StrEnum):
@@ -133,9 +134,10 @@ class Original(Model):
     perplexity: MeasuredDecimal | None = None
     """Perplexity over the evaluation text."""
     tokens_per_second: MeasuredDecimal | None = None
-    """Generated tokens per second."""
+    """Generated tokens per second, one text at a time: the median of the repetitions."""
     peak_memory_bytes: ByteCount | None = None
-    """The most memory in use while measuring speed."""
+    """The most memory that the model's process took while it was loaded and its speed measured: of
+    the GPU where the run computes on one, else resident memory."""
 
 
 class BenchmarkResult(Model):
@@ -144,7 +146,8 @@ class BenchmarkResult(Model):
     task: Annotated[StrictStr, Field(min_length=1, max_length=128)]
     """The task's name."""
     metric: Annotated[StrictStr, Field(max_length=64)] = ""
-    """The task's metric, like acc_norm."""
+    """The task's metric, like acc_norm, and after a comma the filter that took the answer from the
+    text, where there is one."""
     original: MeasuredDecimal | None = None
     """The original's value."""
     quantized: MeasuredDecimal | None = None
@@ -175,13 +178,14 @@ class Variant(Model):
     top_token_agreement_percent: MeasuredDecimal | None = None
     """How often both models hold the same token most likely."""
     tokens_per_second: MeasuredDecimal | None = None
-    """Generated tokens per second."""
+    """Generated tokens per second, one text at a time: the median of the repetitions."""
     speedup: MeasuredDecimal | None = None
     """Tokens per second over the original's."""
     peak_memory_bytes: ByteCount | None = None
-    """The most memory in use while measuring speed."""
-    benchmarks: Annotated[tuple[BenchmarkResult, ...], Field(max_length=16)] = ()
-    """Benchmark results."""
+    """The most memory that the model's process took while it was loaded and its speed measured: of
+    the GPU where the run computes on one, else resident memory."""
+    benchmarks: Annotated[tuple[BenchmarkResult, ...], Field(max_length=MAX_BENCHMARKS)] = ()
+    """Benchmark results, one for each task and metric; those beyond are in the report alone."""
     gates_passed: StrictBool | None = None
     """Whether every gate of the spec holds for the variant."""
 

@@ -85,11 +85,8 @@ _CUTS: Final[tuple[tuple[str, Callable[[_Json], None]], ...]] = (
     (
         "variants.details",
         _variants_without(
-            "perplexityDetail",
-            "divergenceDetail",
-            "performanceDetail",
-            "expected",
-            "embeddingBytes",
+            *("perplexityDetail", "divergenceDetail", "performanceDetail", "benchmarkDetails"),
+            *("expected", "embeddingBytes"),
         ),
     ),
     ("original.details", _original_without("perplexityDetail", "performanceDetail", "runtime")),

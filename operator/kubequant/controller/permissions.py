@@ -92,12 +92,14 @@ def _of_the_pod(pod: Pod, settings: Settings) -> Iterator[str]:
 
 
 def secret_names(spec: QuantizationJobSpec) -> dict[str, str]:
-    """Return the Secret of each role that has one: model, calibration, evaluation, output."""
+    """Return the Secret of each role that has one; the roles are the keys of `by_role`."""
     calibration, evaluation = spec.calibration.dataset, spec.evaluation.perplexity.dataset
+    tasks = spec.evaluation.task_files
     by_role = {
         "model": spec.model.secret_ref,
         "calibration": calibration.secret_ref if calibration else None,
         "evaluation": evaluation.secret_ref if evaluation else None,
+        "tasks": tasks.secret_ref if tasks else None,
         "output": spec.output.secret_ref,
     }
     return {role: secret.name for role, secret in by_role.items() if secret is not None}

@@ -76,7 +76,11 @@ def volumes_and_mounts(
 
 def claims_read(spec: QuantizationJobSpec) -> set[str]:
     """Return the claims that models and texts are read from."""
-    datasets = (spec.calibration.dataset, spec.evaluation.perplexity.dataset)
+    datasets = (
+        spec.calibration.dataset,
+        spec.evaluation.perplexity.dataset,
+        spec.evaluation.task_files,
+    )
     uris = [spec.model.uri, *(dataset.uri for dataset in datasets if dataset)]
     return {claim for uri in uris if (claim := _claim(uri))}
 

@@ -1,0 +1,155 @@
+"""What a report holds of each measurement: how it was taken, and how sure it is.
+
+Part of `report`, which says where each stands.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StrictBool, StrictStr
+
+from kubequant.api.base import Model
+from kubequant.api.fields import ByteCount, MeasuredDecimal, Sentence, ShortText
+from kubequant.api.status import Count
+
+GeneratedText = Annotated[StrictStr, Field(max_length=65_536)]
+
+
+class PerplexityDetail(Model):
+    """How a perplexity was measured, and how sure it is."""
+
+    standard_error: MeasuredDecimal | None = None
+    """The standard error of the perplexity."""
+    tokens: Count = 0
+    """How many tokens were predicted."""
+    windows: Count = 0
+    """In how many windows of context_length tokens."""
+    context_length: Count = 0
+    """How many tokens a window had."""
+    mean_log_likelihood: MeasuredDecimal | None = None
+    """Mean log-likelihood per token, in nats; perplexity is exp(-mean)."""
+
+
+class DivergenceDetail(Model):
+    """How the divergence from the original was measured."""
+
+    tokens: Count = 0
+    """Over how many tokens both models' distributions were compared."""
+    standard_error: MeasuredDecimal | None = None
+    """The standard error of the mean divergence, in nats."""
+    median: MeasuredDecimal | None = None
+    """The median divergence, in nats."""
+    percentile99: MeasuredDecimal | None = None
+    """The divergence that one token of a hundred exceeds, in nats."""
+    maximum: MeasuredDecimal | None = None
+    """The largest divergence, in nats."""
+    top_token_agreement_standard_error: MeasuredDecimal | None = None
+    """The standard error of topTokenAgreementPercent, in percent."""
+
+
+class BatchThroughput(Model):
+    """How many tokens come out in all where several texts are continued at once."""
+
+    batch_size: Count
+    """How many texts at once."""
+    tokens_per_second: MeasuredDecimal | None = None
+    """Generated tokens per second of all texts together: the median of the repetitions."""
+    tokens_per_second_deviation: MeasuredDecimal | None = None
+    """The standard deviation of tokensPerSecond over the repetitions."""
+
+
+class PerformanceDetail(Model):
+    """Speed and memory of one model in a process of its own: medians of repetitions.
+
+    A warm-up comes first and is not counted. Deviations are standard deviations over the
+    repetitions, absent where there was one only.
+    """
+
+    prompt_tokens: Count = 0
+    """How many tokens the prompt had, as far as the model's context allows."""
+    new_tokens: Count = 0
+    """How many tokens were generated after the first, whatever they were."""
+    repetitions: Count = 0
+    """How often it was measured."""
+    tokens_per_second_deviation: MeasuredDecimal | None = None
+    """The standard deviation of tokensPerSecond."""
+    prompt_tokens_per_second: MeasuredDecimal | None = None
+    """Prompt tokens per second."""
+    prompt_tokens_per_second_deviation: MeasuredDecimal | None = None
+    """The standard deviation of promptTokensPerSecond."""
+    first_token_seconds: MeasuredDecimal | None = None
+    """From the prompt's text to its first new token."""
+    first_token_seconds_deviation: MeasuredDecimal | None = None
+    """The standard deviation of firstTokenSeconds."""
+    load_seconds: MeasuredDecimal | None = None
+    """How long loading the model took, once; its files had been read before in this run, and what
+    fits in memory comes from the page cache."""
+    batches: Annotated[tuple[BatchThroughput, ...], Field(max_length=8)] = ()
+    """Throughput of several texts at once, in the order of performance.batchSizes."""
+    peak_resident_memory_bytes: ByteCount | None = None
+    """The most memory that the process had resident, the mapped file of a GGUF included, before
+    batches were measured."""
+    library_memory_bytes: ByteCount | None = None
+    """How much of it the process held before it loaded the model: the interpreter and libraries."""
+    peak_gpu_memory_bytes: ByteCount | None = None
+    """The most GPU memory that the process had reserved, before batches were measured."""
+    cpu_percent: MeasuredDecimal | None = None
+    """The processor time that the process got of its threads' while it was measured; far below 100
+    on a CPU, other work took part of the machine."""
+    threads: Count = 0
+    """How many threads computed."""
+    device: ShortText = ""
+    """The processor's or the GPU's name."""
+    runtime: ShortText = ""
+    """What computed, with its version."""
+    process_id: Count = 0
+    """The process that was measured; no other model was loaded in it."""
+    meanwhile: Sentence = ""
+    """What else of the run was at work meanwhile."""
+    notes: Annotated[tuple[Sentence, ...], Field(max_length=16)] = ()
+    """What was measured otherwise than asked, like a shorter prompt."""
+
+
+class BenchmarkDetail(Model):
+    """One metric of one benchmark in full: both values with their errors, and how it was asked."""
+
+    task: Annotated[StrictStr, Field(min_length=1, max_length=128)]
+    """The task's name."""
+    metric: Annotated[StrictStr, Field(max_length=64)] = ""
+    """The task's metric, and after a comma its filter."""
+    higher_is_better: StrictBool | None = None
+    """Whether a larger value is the better one; absent where the task does not say."""
+    original: MeasuredDecimal | None = None
+    """The original's value, in the metric's own unit."""
+    original_standard_error: MeasuredDecimal | None = None
+    """The standard error of the original's value; absent where the harness knows none."""
+    quantized: MeasuredDecimal | None = None
+    """The variant's value."""
+    quantized_standard_error: MeasuredDecimal | None = None
+    """The standard error of the variant's value; absent where the harness knows none."""
+    samples: Count = 0
+    """How many questions were asked."""
+    few_shot: Count = 0
+    """How many solved examples stood before each."""
+    version: Annotated[StrictStr, Field(max_length=32)] = ""
+    """The task's version."""
+
+
+class Generation(Model):
+    """One prompt, continued greedily by the original and by the variant."""
+
+    prompt: GeneratedText
+    """The prompt."""
+    original: GeneratedText = ""
+    """What the original wrote."""
+    quantized: GeneratedText = ""
+    """What the variant wrote."""
+    first_difference: Count | None = None
+    """The index of the first generated token that differs; absent where none does."""
+    degenerate: StrictBool = False
+    """Whether the variant's text is empty, loops or is gibberish."""
+    degenerate_reason: Sentence = ""
+    """What is wrong with the text."""
+    original_degenerate: StrictBool = False
+    """Whether the original's text is degenerate too, which is not the quantization's fault."""
