@@ -94,6 +94,8 @@ class VariantReport(Variant):
     """The method that made it, also where the run escalated to another than the spec's."""
     setting: Setting = ""
     """How it was made, in a few words, like "4 bits in groups of 128"."""
+    bits_per_weight: MeasuredDecimal | None = None
+    """Bits of a quantized weight: a method's own, for a GGUF type its usual mean."""
     in_place_of: Annotated[tuple[VariantName, ...], Field(max_length=MAX_VARIANTS)] = ()
     """The variants of the spec for which it stands because their gates did not hold."""
     expected: Expectation | None = None

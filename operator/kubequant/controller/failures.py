@@ -123,6 +123,8 @@ def failure_of(pod: PodView, digest: str) -> Failure:
                 "exit_code": _shown(pod.exit_code),
                 "retryable": is_retryable(pod.exit_code),
                 "advice": claimed.advice or ADVICE.get(claimed.reason, ""),
+                # An address is never taken from a pod; see `policies.ended`.
+                "report_uri": "",
             }
         )
     if pod.evicted:

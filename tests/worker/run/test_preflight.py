@@ -30,9 +30,6 @@ def spec(**fields: Any) -> QuantizationJobSpec:
     [
         pytest.param({"device": "GPU"}, "spec.device: GPU", id="a GPU for llama.cpp on CPUs"),
         pytest.param(
-            {"onGateFailure": "Escalate"}, "spec.onGateFailure: Escalate", id="escalation"
-        ),
-        pytest.param(
             {"evaluation": {"benchmarks": [{"task": "hellaswag"}]}},
             "spec.evaluation.benchmarks",
             id="benchmarks",

@@ -7,8 +7,6 @@ beside; nothing heavy is imported.
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -23,7 +21,7 @@ from kubequant_worker.methods import Baseline, Needs, ProducedVariant
 from kubequant_worker.methods.child import ChildFailedError
 from kubequant_worker.methods.gguf_check import CHECK_TEXT, compare, judge, tokenization_warning
 from kubequant_worker.methods.gguf_convert import Converter, require_tokenizer
-from kubequant_worker.methods.gguf_file import TYPE_NUMBERS, GGUFHeader, read_header
+from kubequant_worker.methods.gguf_file import TYPE_NUMBERS, GGUFHeader, link_or_copy, read_header
 from kubequant_worker.methods.gguf_runtime import LlamaEngine, LlamaRuntime, engine_name
 from kubequant_worker.methods.gguf_types import (
     FULL_PRECISION,
@@ -44,13 +42,14 @@ if TYPE_CHECKING:
     from kubequant_worker.datasets import TextSet
     from kubequant_worker.evaluation.meter import Meter
     from kubequant_worker.evaluation.runtime import TokenArray
-    from kubequant_worker.methods import Workspace
+    from kubequant_worker.methods import Quantizer, Workspace
 
 MATRIX_FILE = "imatrix.gguf"
 # Fewer tokens than this say nothing about how strongly columns are used.
 LEAST_CALIBRATION_TOKENS = 512
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _LARGEST_VOCABULARY = 262_144
+_EMBEDDINGS = frozenset({"token_embd.weight", "output.weight"})
 # torch, transformers and the interpreter of the converting child.
 _LIBRARIES_BYTES = 1 << 30
 # How much of the stage the importance matrix is, against one for each level.
@@ -97,6 +96,17 @@ class GGUFQuantizer:
             memory_bytes=int(_LIBRARIES_BYTES + 1.2 * largest),
             comfortable_memory_bytes=int(_LIBRARIES_BYTES + 1.2 * max(weights, largest)),
         )
+
+    def follow(self, earlier: Quantizer) -> None:
+        """Take over the engine, the converted file and the importance matrix."""
+        if not isinstance(earlier, GGUFQuantizer):
+            raise TypeError("levels are made from a converted file, which only GGUF has")
+        self._engine, self._baseline, self._shared, self._calibration_tokens = earlier.hand_over()
+
+    def hand_over(self) -> tuple[LlamaEngine, Baseline | None, tuple[Path, ...], int]:
+        """Return engine, converted file, shared files and their tokens; `close` then ends none."""
+        engine, self._engine = self._engine, LlamaEngine(self._work.threads)
+        return engine, self._baseline, self._shared, self._calibration_tokens
 
     def baseline(self, meter: Meter) -> Baseline:
         """Convert the checkpoint to one GGUF file, BF16 where it is bfloat16, else F16."""
@@ -210,9 +220,11 @@ class GGUFQuantizer:
         return self._shared
 
     def _importance_matrix(self, texts: TextSet, meter: Meter) -> Path:
-        """Compute the importance matrix over all of `texts` and return its file."""
+        """Compute the importance matrix over all of `texts`, once, and return its file."""
         asked = self._work.spec.calibration
         target = self._work.artifact / MATRIX_FILE
+        if self._shared:
+            return target
         with self.open_runtime(self._made_baseline(), asked.sequence_length) as runtime:
             stream = np.concatenate(
                 [
@@ -247,7 +259,7 @@ class GGUFQuantizer:
         target = self._work.artifact / f"{self._work.name}-{kind.value}.gguf"
         settings = {"type": kind.value}
         if kind.value == baseline.name:
-            _link_or_copy(baseline.path, target)
+            link_or_copy(baseline.path, target)
         else:
             self._quantize(kind, target, matrix, meter)
             if kind not in FULL_PRECISION:
@@ -270,6 +282,7 @@ class GGUFQuantizer:
             size_bytes=header.weight_bytes,
             notes=notes,
             settings=settings,
+            embedding_bytes=sum(t.size_bytes for t in header.tensors if t.name in _EMBEDDINGS),
         )
 
     def _quantize(self, kind: GGUFType, target: Path, matrix: Path | None, meter: Meter) -> None:
@@ -341,7 +354,8 @@ class GGUFQuantizer:
 
     def __enter__(self) -> Self:
         """Return itself; the converter's imports take seconds, so they begin while others fetch."""
-        self._started_converter()
+        if self._baseline is None:
+            self._started_converter()
         return self
 
     def __exit__(
@@ -377,15 +391,3 @@ def _calibration_windows(
         np.concatenate([opening, stream[start : start + stride]])
         for start in range(0, len(stream), stride)
     ]
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`.
-
-    Or a copy of it where they are on different volumes.
-    """
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
