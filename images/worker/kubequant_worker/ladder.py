@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from kubequant.api.base import camel
 from kubequant.api.engines import LLAMA_CPP, LLM_COMPRESSOR
 from kubequant.api.params import GGUFType
 from kubequant.api.spec import MEMBERS, Method
@@ -232,3 +233,26 @@ def _care(parameters: MethodParameters) -> tuple[int, int, int]:
         levels.index(named) if named in levels else -1,
         -group if group > 0 else -(1 << 20),
     )
+
+
+def as_table() -> str:
+    """Return all ladders as the Markdown table of docs/gates.md."""
+    lines = ["| engine | from | to, in order |", "| --- | --- | --- |"]
+    for kind, follows in NEXT_TYPE.items():
+        climbed = []
+        while follows is not None:
+            climbed.append(follows.value)
+            follows = NEXT_TYPE[follows]  # noqa: PLW2901 - the ladder is climbed
+        if climbed:
+            lines.append(f"| {LLAMA_CPP} | GGUF {kind.value} | {', '.join(climbed)} |")
+    for (engine, method, count), known in LADDERS.items():
+        climbed = [_words(rung) for rung in known]
+        lines.append(f"| {engine} | {method.value}, {count} bits | {'; '.join(climbed)} |")
+    return "\n".join(lines)
+
+
+def _words(rung: Rung) -> str:
+    values = {name: value for name, value in rung.changes.items() if name != "bits"}
+    named = [f"{rung.changes['bits']} bits"] if "bits" in rung.changes else []
+    named += [f"{camel(name)} {value}" for name, value in values.items()]
+    return f"{rung.method.value} ({', '.join(named)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -242,3 +243,9 @@ def test_a_gate_of_a_type_is_held_by_what_takes_its_place_and_by_nobody_else() -
 def test_nothing_is_tried_unless_the_manifest_says_so(choice: str) -> None:
     asked = spec(method="GGUF", onGateFailure=choice)
     assert Escalation(asked, "LlamaCpp", EVERYTHING).possible == ()
+
+
+def test_the_ladders_in_the_document_are_those_of_the_table() -> None:
+    document = Path(__file__).parents[3] / "docs" / "gates.md"
+
+    assert document.read_text().endswith(f"\n\n{ladder.as_table()}\n")
