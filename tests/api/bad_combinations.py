@@ -170,6 +170,35 @@ CONTRADICTIONS = (
         "must name a variant only with method GGUF: the other methods make one",
     ),
     Bad(
+        "a gate on a benchmark without its task",
+        "evaluation: {benchmarks: [{task: hellaswag}]}, "
+        "gates: [{metric: BenchmarkScore, min: '1'}]",
+        "spec.gates[0].task",
+        "is for BenchmarkScore and BenchmarkChange, which need it: name a task of "
+        "evaluation.benchmarks, or leave it out with another metric",
+    ),
+    Bad(
+        "a gate on a size with a task",
+        "evaluation: {benchmarks: [{task: hellaswag}]}, "
+        "gates: [{metric: SizeBytes, max: '1', task: hellaswag}]",
+        "spec.gates[0].task",
+        "is for BenchmarkScore and BenchmarkChange, which need it: name a task of "
+        "evaluation.benchmarks, or leave it out with another metric",
+    ),
+    Bad(
+        "a gate on a benchmark that is not run",
+        "evaluation: {benchmarks: [{task: hellaswag}]}, "
+        "gates: [{metric: BenchmarkScore, min: '0.5', task: arc_easy}]",
+        "spec.gates",
+        "must name only tasks that evaluation.benchmarks lists",
+    ),
+    Bad(
+        "a gate on a benchmark where none is run",
+        "gates: [{metric: BenchmarkChange, min: '-0.01', task: arc_easy}]",
+        "spec.gates",
+        "must name only tasks that evaluation.benchmarks lists",
+    ),
+    Bad(
         "a threshold for 4 bits",
         "method: BitsAndBytes, bitsAndBytes: {bits: 4, threshold: '6.0'}",
         "spec.bitsAndBytes.threshold",

@@ -119,6 +119,11 @@ GOOD = (
         "{metric: SizeReductionPercent, min: '70'}]",
     ),
     Good(
+        "gates on a benchmark's score and on its change",
+        "evaluation: {benchmarks: [{task: hellaswag}]}, gates: [{metric: BenchmarkScore, min: "
+        "'0.5', task: hellaswag}, {metric: BenchmarkChange, min: '-0.01', task: hellaswag}]",
+    ),
+    Good(
         "a gate on what is not skipped",
         "evaluation: {skip: [Performance]}, gates: [{metric: Perplexity, max: '10'}]",
     ),

@@ -170,6 +170,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"evaluation": {"skip": []}},
     {"gates": [{"metric": "Perplexity", "max": "9.5"}]},
     {"gates": [{"metric": "Perplexity", "min": "9.5"}, {"metric": "SizeBytes", "max": "9"}]},
+    {"gates": [{"metric": "BenchmarkScore", "min": "0.5", "task": "hellaswag"}]},
     {"onGateFailure": "Publish"},
     {"output": {"uri": "s3://out/b"}},
     {"output": {"s3": {"endpoint": "http://b"}}},

@@ -11,7 +11,7 @@ import zlib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.api.cases import SMALLEST
 from tests.api.reports import REPORT
@@ -50,7 +50,19 @@ REPORTS = st.fixed_dictionaries(
                 "message": texts(1024),
                 "advice": texts(1024),
                 "exitCode": st.none() | st.integers(0, 255),
+                "reportUri": st.just("") | st.text("ab/é", min_size=2048, max_size=2048),
             }
+        ),
+        "escalation": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "variant": st.sampled_from(["Q4_K_M", "Q2_K", "INT8"]),
+                    "inPlaceOf": st.just("Q2_K"),
+                    "gatesPassed": st.booleans(),
+                    "missed": texts(253),
+                }
+            ),
+            max_size=12,
         ),
         "variants": st.lists(
             st.fixed_dictionaries(
@@ -74,7 +86,7 @@ REPORTS = st.fixed_dictionaries(
 ).map(RunReport.model_validate)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.data_too_large])
 @given(REPORTS)
 def test_every_report_fits_and_says_what_was_left_out(report: RunReport) -> None:
     message = encode_termination(report)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
-from tests.controller.builders import START
+from tests.controller.builders import START, failed
 from tests.controller.world import World
 
 from kubequant.api.contract import ExitCode, FailureReason
 from kubequant.api.outcome import Stage
 from kubequant.api.spec import Method
-from kubequant.api.status import Phase
+from kubequant.api.status import EscalationStep, Failure, Phase
 from kubequant.controller.plan import DeleteResource, Plan
 
 
@@ -73,12 +74,113 @@ def test_a_failed_gate_leaves_the_numbers() -> None:
     assert world.status.failure.exit_code == 11
 
 
-def test_the_method_that_auto_became_is_shown_with_its_reason() -> None:
-    world = World("method: Auto, goal: {hardware: CPU, priority: Speed}")
+def test_the_report_of_a_failed_run_is_where_the_spec_says_whatever_the_pod_says() -> None:
+    world = running()
+    failure = Failure(
+        reason=FailureReason.GATE_FAILED, message="No.", report_uri="s3://elsewhere/report.json"
+    )
+    world.ends(11, failed(world.digest, ExitCode.GATE_FAILED, failure.reason, "", failure=failure))
     world.settle()
-    assert world.status.resolved
-    assert world.status.resolved.method is Method.GGUF
-    assert "Auto for CPU and Speed is GGUF" in world.status.resolved.reason
+    assert world.status.failure
+    assert world.status.failure.report_uri == (
+        f"s3://bucket/prefix/tiny/{world.digest}.failed/report.json"
+    )
+    assert world.status.artifact is None
+
+
+STEPS = (
+    {
+        "variant": "Q2_K",
+        "inPlaceOf": "Q2_K",
+        "method": "GGUF",
+        "setting": "Q2_K",
+        "perplexityIncreasePercent": "6.4",
+        "gatesPassed": False,
+        "missed": "spec.gates[0]: Q2_K: PerplexityIncreasePercent is 6.4, at most 2.0: by 4.4",
+    },
+    {"variant": "Q3_K_M", "inPlaceOf": "Q2_K", "method": "GGUF", "gatesPassed": True},
+)
+
+
+def test_every_step_of_an_escalation_is_shown_whether_it_ends_well_or_not() -> None:
+    steps = tuple(EscalationStep.model_validate(step) for step in STEPS)
+    well = running("onGateFailure: Escalate")
+    well.publishes(
+        escalation=list(STEPS),
+        resolved={"method": "GPTQ", "engine": "x 1", "reason": "The spec names GGUF. And more."},
+    )
+    well.settle()
+    assert well.status.escalation == steps
+    assert "stands in place of Q2_K, whose gates failed" in well.true["Complete"].message
+    assert well.status.resolved
+    assert (well.status.resolved.method, well.status.resolved.reason) == (
+        Method.GPTQ,
+        "The spec names GGUF. And more.",
+    )
+    badly = running("onGateFailure: Escalate")
+    code, reason = ExitCode.GATE_FAILED, FailureReason.GATE_FAILED
+    badly.ends(11, failed(badly.digest, code, reason, "No.", escalation=steps[:1]))
+    badly.settle()
+    assert badly.status.escalation == steps[:1]
+
+
+def test_what_was_published_with_failed_gates_says_by_how_much_and_warns_once() -> None:
+    world = running("onGateFailure: Publish")
+    gate = {
+        "variant": "Q2_K",
+        "metric": "PerplexityIncreasePercent",
+        "value": "2.1",
+        "standardError": "0.3",
+        "max": "2.0",
+        "margin": "-0.1",
+        "certain": False,
+        "passed": False,
+    }
+    world.publishes(variants=[{"name": "Q2_K", "gatesPassed": False}], gates=[gate])
+    world.settle()
+    says = "is 2.1 ± 0.3, at most 2.0: does not hold, by 0.1, which is within two standard errors"
+    assert says in world.true["Complete"].message
+    assert world.events.count("GateFailed") == 1
+
+
+@pytest.mark.parametrize(
+    ("hardware", "priority", "method", "device", "parameters"),
+    [
+        ("GPU", "Quality", "AWQ", "GPU", {"bits": 4}),
+        ("GPU", "Speed", "GPTQ", "GPU", {"bits": 4}),
+        ("GPU", "Balanced", "INT8", "GPU", {}),
+        ("CPU", "Quality", "GGUF", "CPU", {"types": ["Q6_K", "Q8_0"]}),
+        ("CPU", "Speed", "GGUF", "CPU", {"types": ["Q4_0"]}),
+        ("CPU", "Balanced", "GGUF", "CPU", {"types": ["Q4_K_M", "Q5_K_M"]}),
+        *(
+            ("AppleSilicon", priority, "GGUF", "CPU", {"types": ["Q4_K_M", "Q5_K_M"]})
+            for priority in ("Quality", "Speed", "Balanced")
+        ),
+    ],
+)
+def test_auto_runs_what_its_goal_asks_for_on_what_the_method_needs(
+    hardware: str, priority: str, method: str, device: str, parameters: dict[str, object]
+) -> None:
+    world = World(f"method: Auto, goal: {{hardware: {hardware}, priority: {priority}}}")
+    world.settle()
+    resolved = world.status.resolved
+    assert resolved
+    assert resolved.method is not None
+    assert resolved.device is not None
+    assert (resolved.method.value, resolved.device.value) == (method, device)
+    assert f"Auto for {hardware} and {priority} is {method}: " in resolved.reason
+    # Where the method has several engines, why it is this one stands beside.
+    assert (f"does {method} on a {device}: " in resolved.reason) is (method != "GGUF")
+    (job,) = world.jobs.values()
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    told = json.loads(next(e["value"] for e in container["env"] if e["name"] == "KUBEQUANT_RUN"))
+    member = {"GGUF": "gguf", "AWQ": "awq", "GPTQ": "gptq", "INT8": "int8"}[method]
+    assert (told["spec"]["method"], told["spec"]["device"]) == (method, device)
+    assert told["spec"][member].items() >= parameters.items()
+    assert told["reason"].startswith("Auto for ")
+    assert told["reason"] in resolved.reason
+    limits = container["resources"].get("limits") or {}
+    assert ("nvidia.com/gpu" in limits) is (device == "GPU")
 
 
 def test_a_condition_keeps_its_time_while_its_status_stays() -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from kubequant.api.contract import FailureReason
 from kubequant.api.credentials import SECRET_FIELDS, secret_names
-from kubequant.api.evaluation import OnGateFailure
 from kubequant.api.pod import CREDENTIAL_NAMES
 from kubequant.api.spec import Device, Method
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError, UnavailableError
@@ -41,10 +40,6 @@ def refuse_what_is_missing(spec: QuantizationJobSpec) -> list[str]:
             f"spec.device: method {spec.method} is to run on a GPU, and there is none here; set "
             "spec.device: CPU, or run it where NVIDIA's driver shows a GPU",
             reason=FailureReason.DEVICE_NOT_FOUND,
-        )
-    if spec.on_gate_failure is OnGateFailure.ESCALATE:
-        raise BadRequestError(
-            "spec.onGateFailure: Escalate is not in this version; write Fail or Publish"
         )
     return []
 

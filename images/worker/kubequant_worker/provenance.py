@@ -31,7 +31,7 @@ def statement(report: RunReport) -> bytes:
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
                 "externalParameters": report.settings.to_json() if report.settings else {},
-                "internalParameters": {"digest": report.digest},
+                "internalParameters": _made(report),
                 "resolvedDependencies": _dependencies(report),
             },
             "runDetails": {
@@ -44,6 +44,25 @@ def statement(report: RunReport) -> bytes:
         },
     }
     return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def _made(report: RunReport) -> dict[str, Any]:
+    """Return what was done really, also where gates made the run escalate from what was asked."""
+    document: dict[str, Any] = {
+        "digest": report.digest,
+        "made": [
+            {
+                "variant": variant.name,
+                "method": variant.method.value if variant.method else "",
+                "setting": variant.setting,
+                "inPlaceOf": list(variant.in_place_of),
+            }
+            for variant in report.variants
+        ],
+    }
+    if report.escalation:
+        document["escalation"] = [step.to_json() for step in report.escalation]
+    return document
 
 
 def _dependencies(report: RunReport) -> list[dict[str, Any]]:

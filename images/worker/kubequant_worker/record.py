@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from kubequant.api.base import LOCAL
 from kubequant.api.contract import (
     DatasetReport,
+    EscalationStep,
     ExitCode,
     Failure,
     FailureReason,
@@ -33,6 +34,7 @@ from kubequant.api.contract import (
 )
 from kubequant.api.evaluation import Metric
 from kubequant.api.fields import decimal_text
+from kubequant_worker.advice import advised
 from kubequant_worker.details import (
     benchmark_details,
     benchmark_results,
@@ -41,26 +43,27 @@ from kubequant_worker.details import (
 )
 from kubequant_worker.environment import environment
 from kubequant_worker.evaluation.baseline import reported_losses
+from kubequant_worker.evaluation.estimates import estimates
 from kubequant_worker.evaluation.performance import speedup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kubequant.api.contract import Artifact
+    from kubequant.api.spec import Method
     from kubequant_worker.benchmarks.score import Pair, Score
-    from kubequant_worker.evaluation.gates import GateResult as GateVerdict
+    from kubequant_worker.evaluation.gates import Numbers
     from kubequant_worker.evaluation.generations import SideBySide
     from kubequant_worker.evaluation.performance import Performance
     from kubequant_worker.evaluation.perplexity import Comparison, Perplexity
+    from kubequant_worker.ladder import Rung
     from kubequant_worker.manifest import FileDigest
     from kubequant_worker.methods import ProducedVariant
     from kubequant_worker.sources import FetchedModel
 
-# The roles of texts as reports name them, each with the field that names the text.
-DATASET_FIELDS = {
-    "calibration": "spec.calibration.dataset",
-    "evaluation": "spec.evaluation.perplexity.dataset",
-}
+# What a step of an escalation and a reason hold of words.
+_STEP_WORDS = 253
+_REASON_WORDS = 1024
 RETRYABLE = frozenset({ExitCode.BUG, ExitCode.UNAVAILABLE, ExitCode.INTERRUPTED})
 
 
@@ -81,6 +84,10 @@ class MeasuredVariant:
     generations: tuple[SideBySide, ...] = ()
     gates: tuple[GateResult, ...] = ()
     usage: Usage | None = None
+    method: Method | None = None
+    setting: str = ""
+    bits: float | None = None
+    in_place_of: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -107,6 +114,13 @@ class Record:
     context_length: int = 0
     variants: list[MeasuredVariant] = field(default_factory=list)
     files: tuple[FileDigest, ...] = ()
+    method: Method | None = None
+    """The method at work last; None until one was, then the spec's or one that it escalated to."""
+    steps: list[EscalationStep] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    """Why something else stands than the spec asked for."""
+    left_at: str = ""
+    """Where the report of a run was left that published nothing."""
 
     def report(
         self,
@@ -124,21 +138,23 @@ class Record:
             "name": self.request.name,
             "outcome": outcome,
             "exit_code": exit_code,
-            "failure": failure,
+            "failure": failure and failure.model_copy(update={"report_uri": self.left_at}),
             "resolved": Resolved(
-                method=spec.method,
+                method=self.method or spec.method,
                 engine=self.engine,
                 image=self.request.image,
                 device=spec.effective_device(),
                 model_revision=self.revision,
-                reason=" ".join(filter(None, (self.request.reason, self.engine_reason))),
+                reason=_cut(
+                    " ".join(filter(None, (self.request.reason, self.engine_reason, *self.reasons)))
+                ),
             ),
             "original": self._original(),
             "variants": tuple(self._variant(variant, artifact) for variant in self.variants),
             "gates": tuple(gate for variant in self.variants for gate in variant.gates),
             "artifact": artifact,
+            "escalation": tuple(self.steps),
             "usage": next((v.usage for v in self.variants if v.usage), None),
-            "recommendations": self._recommendations(),
             "warnings": tuple(self.warnings),
             "source": self._source(),
             "datasets": tuple(self.datasets),
@@ -150,10 +166,16 @@ class Record:
             "finished_at": now(),
         }
         # Who wrote the request knew where it runs, so addresses on this machine are permitted.
-        return RunReport.model_validate(content, context=LOCAL)
+        report = RunReport.model_validate(content, context=LOCAL)
+        served = {variant.produced.name: variant.usage for variant in self.variants}
+        return advised(report, usage=served)
 
-    def numbers(self, variant: MeasuredVariant) -> dict[Metric, float | int]:
-        """Return what was measured of a variant, by the metrics that gates name."""
+    def estimates(self, variant: MeasuredVariant) -> Numbers:
+        """Return what was measured of a variant, with its errors, by what gates name."""
+        return estimates(self._variant(variant, None), self._exact(variant))
+
+    def _exact(self, variant: MeasuredVariant) -> dict[Metric, float | int]:
+        """Return numbers that the report rounds."""
         size_bytes = variant.produced.size_bytes
         numbers: dict[Metric, float | int] = {Metric.SIZE_BYTES: size_bytes}
         if self.source is not None and self.source.size_bytes:
@@ -181,21 +203,34 @@ class Record:
             return None
         return speedup(self.original_performance, variant.performance)
 
-    def note_gates(self, results: Iterable[GateVerdict]) -> None:
-        """Keep each gate's result with its variant."""
-        by_name = {variant.produced.name: variant for variant in self.variants}
-        for result in results:
-            gate, variant = self.request.spec.gates[result.index], by_name[result.variant]
-            variant.gates += (
-                GateResult(
-                    variant=result.variant,
-                    metric=gate.metric.value,
-                    value=decimal_text(self.numbers(variant).get(gate.metric), 6),
-                    max=gate.max,
-                    min=gate.min,
-                    passed=result.passed,
-                ),
+    def note_gates(self, results: Iterable[GateResult]) -> None:
+        """Keep the results of all gates, each with its variant."""
+        found = tuple(results)
+        for variant in self.variants:
+            variant.gates = tuple(one for one in found if one.variant == variant.produced.name)
+
+    def note_dataset(self, dataset: DatasetReport) -> None:
+        """Keep what a text was used for, once for each role."""
+        self.datasets = [one for one in self.datasets if one.role != dataset.role] + [dataset]
+
+    def note_step(
+        self, asked: str, rung: Rung, setting: str, made: MeasuredVariant | None, missed: str
+    ) -> None:
+        """Keep one setting that was tried in place of `asked`, and what it missed."""
+        told = self._variant(made, None) if made else None
+        self.steps.append(
+            EscalationStep(
+                variant=rung.variant,
+                in_place_of=asked,
+                method=rung.method,
+                setting=setting,
+                size_reduction_percent=told.size_reduction_percent if told else None,
+                perplexity_increase_percent=told.perplexity_increase_percent if told else None,
+                mean_kl_divergence=told.mean_kl_divergence if told else None,
+                gates_passed=not missed,
+                missed=missed if len(missed) <= _STEP_WORDS else f"{missed[: _STEP_WORDS - 1]}…",
             )
+        )
 
     def note_generations(self, variant: MeasuredVariant, texts: tuple[SideBySide, ...]) -> None:
         """Keep a variant's texts, and warn of those that only the quantization broke."""
@@ -252,7 +287,7 @@ class Record:
             sha256=single.sha256 if single else None,
             size_bytes=produced.size_bytes,
             size_reduction_percent=decimal_text(
-                self.numbers(variant).get(Metric.SIZE_REDUCTION_PERCENT), 2
+                self._exact(variant).get(Metric.SIZE_REDUCTION_PERCENT), 2
             ),
             perplexity=decimal_text(comparison.perplexity.value) if comparison else None,
             perplexity_increase_percent=_text(comparison, "perplexity_increase_percent", 3),
@@ -274,6 +309,11 @@ class Record:
             generations=tuple(_generation(one) for one in variant.generations),
             files=published_files(files),
             notes=(*produced.notes, *variant.notes),
+            method=variant.method,
+            setting=variant.setting,
+            bits_per_weight=decimal_text(variant.bits, 2),
+            in_place_of=variant.in_place_of,
+            embedding_bytes=produced.embedding_bytes,
         )
 
     def _source(self) -> SourceReport | None:
@@ -286,17 +326,9 @@ class Record:
             files=published_files(self.source.files),
         )
 
-    def _recommendations(self) -> tuple[str, ...]:
-        roles = [dataset.role for dataset in self.datasets if dataset.bundled]
-        if not roles:
-            return ()
-        fields = " and ".join(DATASET_FIELDS[role] for role in roles)
-        return (
-            (
-                f"The text that comes with kubequant was used; text of your own domain in {fields} "
-                "says more about your use."
-            ),
-        )
+
+def _cut(words: str) -> str:
+    return words if len(words) <= _REASON_WORDS else f"{words[: _REASON_WORDS - 1]}…"
 
 
 def _text(comparison: Comparison | None, name: str, places: int) -> str | None:

@@ -5,51 +5,65 @@ Nothing here knows signals, exit codes or how progress is shown; that is `runner
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from kubequant.api.contract import (
     Artifact,
     ExitCode,
     Failure,
+    FailureReason,
     Outcome,
     RunReport,
     Stage,
     StageTiming,
 )
-from kubequant.api.evaluation import Measurement, OnGateFailure
+from kubequant.api.evaluation import Measurement
 from kubequant.api.fields import decimal_text
 from kubequant.api.problems import parse_json
+from kubequant_worker.attempts import Attempts, largest_needs, possible_courses
 from kubequant_worker.benchmarks.harness import MEMORY_BYTES as HARNESS_BYTES
 from kubequant_worker.benchmarks.harness import Harness, own_tasks
 from kubequant_worker.card import model_card
-from kubequant_worker.datasets import Role
-from kubequant_worker.errors import GateFailedError
-from kubequant_worker.evaluation.gates import gate_results
+from kubequant_worker.errors import WorkerError
+from kubequant_worker.escalation import Escalation
 from kubequant_worker.evaluation.meter import Portion
 from kubequant_worker.examination import Examination
 from kubequant_worker.manifest import Manifest
-from kubequant_worker.methods import Workspace, quantizer
+from kubequant_worker.methods import Workspace, installed_engines, quantizer
 from kubequant_worker.methods.cpu import thread_count
 from kubequant_worker.preflight import check_room, refuse_what_is_missing, require_secrets
 from kubequant_worker.provenance import statement
-from kubequant_worker.record import MeasuredVariant, Record, now
+from kubequant_worker.record import Record, failure_of, now
 from kubequant_worker.sources import fetch_model, inspect_model
 from kubequant_worker.sources.model_folder import architecture
-from kubequant_worker.stores import AlreadyPublishedError, Place, open_shelf, open_store
+from kubequant_worker.stores import (
+    AlreadyPublishedError,
+    Place,
+    open_failed,
+    open_shelf,
+    open_store,
+)
 from kubequant_worker.texts import Texts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from kubequant.api.contract import RunRequest
+    from kubequant_worker.attempts import Course
     from kubequant_worker.layout import Layout
     from kubequant_worker.methods import Quantizer
     from kubequant_worker.progress import Progress, StageProgress
-    from kubequant_worker.stores import Publication, Published, Shelf, Store
+    from kubequant_worker.stores import Publication, Published, Store
+
+
+_log = logging.getLogger(__name__)
+# Failures whose numbers are worth reading.
+_REPORTED = frozenset({FailureReason.GATE_FAILED, FailureReason.VERIFICATION_FAILED})
 
 
 class UploadedBytes:
@@ -114,11 +128,22 @@ class Run:
                 method, choice = quantizer(self._spec)
                 self.record.engine_reason = choice.reason
                 self.record.warnings += refuse_what_is_missing(self._spec)
-                self._preflight(store, method, progress)
+                escalation = Escalation(self._spec, choice.name, installed_engines())
+                courses = list(possible_courses(self._spec, escalation))
+                self._preflight(store, courses, progress)
             with store.claim(
                 on_bytes=self._uploaded.count, on_wait=lambda text: progress.advance(0, text)
             ) as publication:
-                return self._produce(method, publication, shelf)
+                try:
+                    calibrates = any(one.calibrates(spec) for one, spec in courses)
+                    earlier = shelf.reports(self._request.name)
+                    return self._produce(
+                        method, escalation, publication, earlier, calibrates=calibrates
+                    )
+                except WorkerError as error:
+                    # While the claim is held, so that no other run of this digest writes there.
+                    self._leave_report(place, error)
+                    raise
         except AlreadyPublishedError as found:
             return self._already_published(store, found)
         finally:
@@ -126,7 +151,7 @@ class Run:
             self._harness.close()
             store.close()
 
-    def _preflight(self, store: Store, method: type[Quantizer], progress: StageProgress) -> None:
+    def _preflight(self, store: Store, courses: Sequence[Course], progress: StageProgress) -> None:
         """Refuse what cannot end well, before any gigabyte moves."""
         progress.set_total(3)
         progress.advance(1, f"asking {store.uri}")
@@ -137,9 +162,10 @@ class Run:
             self._spec.model, credentials=self._layout.credentials, volumes=self._layout.volumes
         )
         self.record.revision = listing.revision or ""
-        self.record.engine = method.engine()
+        self.record.engine = courses[0][0].engine()
         self.record.threads = thread_count()
-        needs = method.needs(self._spec, {file.path: file.size_bytes for file in listing.files})
+        files = {file.path: file.size_bytes for file in listing.files}
+        needs = largest_needs(courses, files)
         if self._harness.is_asked:
             progress.advance(0, "looking up benchmarks")
             self._harness.look_up(own_tasks(self._spec, self._layout))
@@ -148,9 +174,18 @@ class Run:
         progress.advance(1, "space, memory and credentials are there")
 
     def _produce(
-        self, method: type[Quantizer], publication: Publication, shelf: Shelf
+        self,
+        method: type[Quantizer],
+        escalation: Escalation,
+        publication: Publication,
+        earlier: Iterable[tuple[str, bytes]],
+        *,
+        calibrates: bool,
     ) -> RunReport:
-        """Make, measure and publish the artifact."""
+        """Make, measure and publish the artifact.
+
+        `earlier` are other runs' reports; `calibrates`: a text may be learned from.
+        """
         shutil.rmtree(self._artifact, ignore_errors=True)
         workspace = Workspace(
             spec=self._spec,
@@ -164,29 +199,36 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
         texts = Texts(self._request, self._layout, workspace.model)
         examination = Examination(
-            self._spec,
+            self._spec, self.record, texts, self._harness, self._layout.scratch, earlier=earlier
+        )
+        # What may yet be replaced by another setting is not uploaded before the gates hold.
+        climbs = bool(escalation.possible)
+        attempts = Attempts(
+            workspace,
+            escalation,
             self.record,
             texts,
-            self._harness,
-            self._layout.scratch,
-            earlier=shelf.reports(self._request.name),
+            examination,
+            stage=self._stage,
+            on_timed=lambda engine: None if climbs else self._upload(engine, publication),
         )
-        with method(workspace) as engine:
-            self._fetch(workspace, method, examination, texts)
+        with ExitStack() as opened:
+            engine = opened.enter_context(method(workspace))
+            self._fetch(workspace, examination, texts, calibrates=calibrates)
             self._measure(engine, examination)
-            self._quantize(engine, method, texts)
-            self._verify(engine)
-            self._evaluate(engine, examination, publication)
-        self._gate()
+            engine = attempts.carry_out(engine, opened)
+            if climbs:
+                self._upload(engine, publication)
         self._publish(publication)
         return self._finish(publication)
 
     def _fetch(
         self,
         workspace: Workspace,
-        method: type[Quantizer],
         examination: Examination,
         texts: Texts,
+        *,
+        calibrates: bool,
     ) -> None:
         with self._stage(Stage.FETCHING) as progress:
             self.record.source = fetch_model(
@@ -197,7 +239,7 @@ class Run:
                 progress=progress,
             )
             self.record.architecture = architecture(workspace.model)
-            if method.calibrates(self._spec):
+            if calibrates:
                 texts.calibration()
             if examination.measures(Measurement.PERPLEXITY):
                 texts.evaluation()
@@ -215,62 +257,11 @@ class Run:
             examination.original(engine, baseline, measure)
             measure.finish()
 
-    def _quantize(self, engine: Quantizer, method: type[Quantizer], texts: Texts) -> None:
-        with self._stage(Stage.QUANTIZING) as progress:
-            calibration = texts.calibration() if method.calibrates(self._spec) else None
-            for produced in engine.variants(calibration, progress):
-                measured = MeasuredVariant(produced, usage=engine.usage(produced))
-                self.record.variants.append(measured)
-            if calibration is not None:
-                tokens = engine.calibration_tokens()
-                self.record.datasets.append(texts.reported(Role.CALIBRATION, tokens=tokens))
-
-    def _verify(self, engine: Quantizer) -> None:
-        with self._stage(Stage.VERIFYING, len(self.record.variants)) as progress:
-            for variant in self.record.variants:
-                portion = Portion(progress, 1)
-                variant.notes += engine.verify(variant.produced, portion)
-                portion.finish()
-
     def _upload(self, engine: Quantizer, publication: Publication) -> None:
         """Start to upload every file; nothing of it is visible before the manifest is committed."""
         names = [path for variant in self.record.variants for path in variant.produced.files]
         for path in (*names, *engine.shared_files()):
             publication.add(self._artifact / path, path.as_posix())
-
-    def _evaluate(
-        self, engine: Quantizer, examination: Examination, publication: Publication
-    ) -> None:
-        if not examination.finds_anything:
-            self._upload(engine, publication)
-            return
-        with self._stage(Stage.EVALUATING, 1 + len(self.record.variants)) as progress:
-            portion = Portion(progress, 1)
-            examination.speeds(engine, self.record.variants, portion)
-            portion.finish()
-            # Not before: an upload takes processor and memory from what is being timed.
-            self._upload(engine, publication)
-            for variant in self.record.variants:
-                portion = Portion(progress, 1)
-                examination.variant(engine, variant, portion)
-                portion.finish()
-
-    def _gate(self) -> None:
-        """Hold the numbers against the gates.
-
-        Raises:
-            GateFailedError: One does not hold, and nothing is to be published then.
-        """
-        if not self._spec.gates:
-            return
-        with self._stage(Stage.GATING):
-            numbers = {v.produced.name: self.record.numbers(v) for v in self.record.variants}
-            results = gate_results(self._spec.gates, numbers)
-            self.record.note_gates(results)
-            failed = [one.sentence for one in results if not one.passed]
-            if failed and self._spec.on_gate_failure is not OnGateFailure.PUBLISH:
-                raise GateFailedError("; ".join(failed))
-            self.record.warnings += failed
 
     def _publish(self, publication: Publication) -> None:
         total = sum(path.stat().st_size for path in self._artifact.rglob("*") if path.is_file())
@@ -291,6 +282,25 @@ class Run:
             manifest = Manifest.of(self._request.name, self._request.digest, publication.uploaded())
             published = publication.commit(manifest.to_bytes())
         return self._final_report(artifact, published)
+
+    def _leave_report(self, place: Place, error: WorkerError) -> None:
+        """Publish the report of a run whose variants were measured and not found good enough.
+
+        Beside the artifact's prefix, which stays one that does not exist.
+        """
+        if error.reason not in _REPORTED:
+            return
+        store = open_failed(place, name=self._request.name, digest=self._request.digest)
+        self.record.left_at = f"{store.uri}report.json"
+        code = error.exit_code
+        report = self.failed(code, failure_of(code, error.reason, error.message, error.advice))
+        try:
+            store.leave({"report.json": report_json(report)})
+        except WorkerError as trouble:
+            _log.warning("the report could not be left at %s: %s", store.uri, trouble)
+            self.record.left_at = ""
+        finally:
+            store.close()
 
     def _final_report(self, artifact: Artifact, published: Published) -> RunReport:
         if published.strays:

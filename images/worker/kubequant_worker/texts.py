@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from kubequant.api.contract import DatasetReport, FailureReason
+from kubequant_worker.advice import DATASET_FIELDS
 from kubequant_worker.chat import chat_template
 from kubequant_worker.datasets import Role, bundled_text, read_dataset, require_different
 from kubequant_worker.errors import BadRequestError
-from kubequant_worker.record import DATASET_FIELDS
 from kubequant_worker.sources import fetch_dataset
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from kubequant.api.report import (
     GPU,
     DatasetReport,
     Environment,
+    Expectation,
     GateResult,
     Library,
     OriginalReport,
@@ -37,7 +38,14 @@ from kubequant.api.report import (
     settings_of,
 )
 from kubequant.api.spec import QuantizationJobSpec
-from kubequant.api.status import Artifact, BenchmarkResult, Failure, Resolved, Usage
+from kubequant.api.status import (
+    Artifact,
+    BenchmarkResult,
+    EscalationStep,
+    Failure,
+    Resolved,
+    Usage,
+)
 from kubequant.api.termination import (
     LIMIT_BYTES,
     TerminationMessageError,
@@ -55,7 +63,9 @@ __all__ = [
     "DatasetReport",
     "DivergenceDetail",
     "Environment",
+    "EscalationStep",
     "ExitCode",
+    "Expectation",
     "Failure",
     "FailureReason",
     "GateResult",
@@ -76,8 +86,10 @@ __all__ = [
     "TerminationMessageError",
     "Usage",
     "VariantReport",
+    "artifact_uri",
     "decode_termination",
     "encode_termination",
+    "failed_uri",
     "settings_of",
 ]
 
@@ -115,7 +127,20 @@ class RunRequest(Model):
     @property
     def artifact_uri(self) -> str:
         """The artifact's folder: <output.uri>/<name>/<digest>/."""
-        return f"{self.spec.output.uri.rstrip('/')}/{self.name}/{self.digest}/"
+        return artifact_uri(self.spec.output.uri, self.name, self.digest)
+
+
+def artifact_uri(output_uri: str, name: str, digest: str) -> str:
+    """Return the address of an artifact's folder."""
+    return f"{output_uri.rstrip('/')}/{name}/{digest}/"
+
+
+def failed_uri(output_uri: str, name: str, digest: str) -> str:
+    """Return the address of the folder for the report of a run that published nothing else.
+
+    It stands beside the artifact's, never in it: a digest has no dot, so it can be no artifact's.
+    """
+    return f"{output_uri.rstrip('/')}/{name}/{digest}.failed/"
 
 
 class ProgressMessage(Model):

@@ -121,7 +121,8 @@ def _parameters(spec: QuantizationJobSpec) -> dict[str, Any]:
 
 def _gate(gate: Gate) -> list[str | None]:
     limits = [None if limit is None else plain_decimal(limit) for limit in (gate.max, gate.min)]
-    return [gate.metric.value, *limits, gate.variant.value if gate.variant else None]
+    task = [] if gate.task is None else [gate.task]
+    return [gate.metric.value, *limits, gate.variant.value if gate.variant else None, *task]
 
 
 def _output(output: Output) -> dict[str, str]:

@@ -24,8 +24,15 @@ class Measurement(StrEnum):
     PERFORMANCE = "Performance"
 
 
+TaskName = Annotated[
+    StrictStr,
+    Field(min_length=1, max_length=128),
+    Pattern("[A-Za-z0-9][-A-Za-z0-9_.]*", "the name of a task, like hellaswag"),
+]
+
+
 class Metric(StrEnum):
-    """What a gate can hold: the numeric fields of status.variants, in CamelCase."""
+    """What a gate can hold: the numbers of status.variants, their fields in CamelCase."""
 
     SIZE_BYTES = "SizeBytes"
     SIZE_REDUCTION_PERCENT = "SizeReductionPercent"
@@ -36,7 +43,14 @@ class Metric(StrEnum):
     TOKENS_PER_SECOND = "TokensPerSecond"
     SPEEDUP = "Speedup"
     PEAK_MEMORY_BYTES = "PeakMemoryBytes"
+    BENCHMARK_SCORE = "BenchmarkScore"
+    """The variant's value of the task that the gate names."""
+    BENCHMARK_CHANGE = "BenchmarkChange"
+    """The variant's value less the original's; negative where the variant is worse."""
 
+
+BENCHMARKED = frozenset({Metric.BENCHMARK_SCORE, Metric.BENCHMARK_CHANGE})
+"""The metrics of which there is one for each task of `evaluation.benchmarks`."""
 
 MEASURED_BY = {
     Metric.PERPLEXITY: Measurement.PERPLEXITY,
@@ -99,11 +113,7 @@ class Generations(Model):
 class Benchmark(Model):
     """One task of the lm-evaluation-harness."""
 
-    task: Annotated[
-        StrictStr,
-        Field(min_length=1, max_length=128),
-        Pattern("[A-Za-z0-9][-A-Za-z0-9_.]*", "the name of a task, like hellaswag"),
-    ]
+    task: TaskName
     """The task's name, like hellaswag."""
     few_shot: Annotated[StrictInt, Field(ge=0, le=64)] = 0
     """How many solved examples stand before each question."""
@@ -187,7 +197,10 @@ class Gate(Model):
     min: DecimalText | None = None
     """The smallest value that passes, as a decimal number in quotes."""
     variant: GGUFType | None = None
-    """For method GGUF only: the type that the gate is for; where absent, every type."""
+    """For method GGUF only: the type that the gate is for, or what takes its place when
+    onGateFailure is Escalate; where absent, every type."""
+    task: TaskName | None = None
+    """For BenchmarkScore and BenchmarkChange only: the task of evaluation.benchmarks."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -200,5 +213,12 @@ class Gate(Model):
             holds=lambda g: g.max is None or g.min is None or float(g.min) <= float(g.max),
             cel="!has(self.max) || !has(self.min) || double(self.min) <= double(self.max)",
             field="min",
+        ),
+        Rule(
+            message="is for BenchmarkScore and BenchmarkChange, which need it: name a task of "
+            "evaluation.benchmarks, or leave it out with another metric",
+            holds=lambda g: (g.metric in BENCHMARKED) == (g.task is not None),
+            cel="self.metric in ['BenchmarkScore', 'BenchmarkChange'] == has(self.task)",
+            field="task",
         ),
     )

@@ -37,9 +37,12 @@ from kubequant.api.status import (
     Failure,
     Original,
     Resolved,
+    Setting,
+    Steps,
     Time,
     Usage,
     Variant,
+    VariantName,
 )
 
 Role = Literal["calibration", "evaluation"]
@@ -73,8 +76,34 @@ class OriginalReport(Original):
     """Speed and memory in full."""
 
 
+class Expectation(Model):
+    """What the method usually gives, to hold the measured numbers against."""
+
+    size_reduction_percent: MeasuredDecimal | None = None
+    """How much smaller than a 16-bit original the weights usually are."""
+    most_perplexity_increase_percent: MeasuredDecimal | None = None
+    """How much higher the perplexity may be before the result counts as worse than usual."""
+    quality: ShortText = ""
+    """The quality to expect, in words."""
+    shortfalls: Annotated[tuple[Sentence, ...], Field(max_length=4)] = ()
+    """Where the measured numbers fall short of it."""
+
+
 class VariantReport(Variant):
     """A variant's numbers, with how they were measured, its files and its texts."""
+
+    method: Method | None = None
+    """The method that made it, also where the run escalated to another than the spec's."""
+    setting: Setting = ""
+    """How it was made, in a few words, like "4 bits in groups of 128"."""
+    bits_per_weight: MeasuredDecimal | None = None
+    """Bits of a quantized weight: a method's own, for a GGUF type its usual mean."""
+    in_place_of: Annotated[tuple[VariantName, ...], Field(max_length=MAX_VARIANTS)] = ()
+    """The variants of the spec for which it stands because their gates did not hold."""
+    expected: Expectation | None = None
+    """What the method usually gives."""
+    embedding_bytes: ByteCount | None = None
+    """Bytes of the token embeddings and the output matrix, which most methods leave wider."""
 
     perplexity_detail: PerplexityDetail | None = None
     """How the perplexity was measured."""
@@ -182,20 +211,31 @@ class Environment(Model):
 
 
 class GateResult(Model):
-    """One gate, held against one variant."""
+    """One gate, held against one variant. The verdict is by the value alone."""
 
+    gate: Count = 0
+    """The gate's place in spec.gates."""
     variant: Annotated[StrictStr, Field(min_length=1, max_length=63)]
     """The variant."""
     metric: Annotated[StrictStr, Field(min_length=1, max_length=64)]
     """The number that was held."""
+    task: Annotated[StrictStr, Field(max_length=128)] = ""
+    """The benchmark's task, where the number is a benchmark's."""
     value: MeasuredDecimal | None = None
     """The number; absent where it could not be measured, which fails the gate."""
+    standard_error: MeasuredDecimal | None = None
+    """The number's standard error; absent where it is exact or its error is not known."""
     max: MeasuredDecimal | None = None
     """The largest value that passes."""
     min: MeasuredDecimal | None = None
     """The smallest value that passes."""
     passed: StrictBool
     """Whether the gate holds."""
+    margin: MeasuredDecimal | None = None
+    """How far the number is inside its nearest bound; negative where it is beyond."""
+    certain: StrictBool | None = None
+    """Whether the margin is two standard errors or more, so that another text would hardly turn
+    the verdict; absent without a standard error."""
 
 
 class RunReport(Model):
@@ -221,6 +261,10 @@ class RunReport(Model):
     """The quantized models and their numbers."""
     gates: Annotated[tuple[GateResult, ...], Field(max_length=256)] = ()
     """Every gate against every variant."""
+    escalation: Steps = ()
+    """The settings that onGateFailure: Escalate tried, in their order."""
+    recommended: Annotated[StrictStr, Field(max_length=63)] = ""
+    """The variant to serve, by what was measured, where there are several."""
     artifact: Artifact | None = None
     """What was published."""
     usage: Usage | None = None
@@ -237,8 +281,8 @@ class RunReport(Model):
     """The spec with every default written out, without pod and secretRefs: see `settings_of`."""
     files: Files = ()
     """Every file of the artifact but report and manifest themselves."""
-    stages: Annotated[tuple[StageTiming, ...], Field(max_length=16)] = ()
-    """How long each stage took."""
+    stages: Annotated[tuple[StageTiming, ...], Field(max_length=64)] = ()
+    """How long each stage took; some stand again for each setting that was tried."""
     environment: Environment | None = None
     """Where the run took place."""
     started_at: Time | None = None

@@ -6,12 +6,12 @@ here too.
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field, StrictBool, StrictInt
 
 from kubequant.api.base import Model, Rule, camel
+from kubequant.api.choices import Device, Goal, Memory, Method, Offload
 from kubequant.api.data import Dataset, ModelSource, Output, OutputS3Options, S3Options, SecretRef
 from kubequant.api.evaluation import (
     MEASURED_BY,
@@ -26,7 +26,6 @@ from kubequant.api.evaluation import (
     Performance,
     PerplexityEvaluation,
 )
-from kubequant.api.fields import ByteQuantity
 from kubequant.api.params import (
     DEFAULT_GGUF_TYPES,
     AWQParameters,
@@ -71,37 +70,6 @@ __all__ = [
 ]
 
 
-class Method(StrEnum):
-    """The methods, and Auto, which chooses one of them by a goal."""
-
-    INT8 = "INT8"
-    INT4 = "INT4"
-    FP8 = "FP8"
-    GPTQ = "GPTQ"
-    AWQ = "AWQ"
-    BITS_AND_BYTES = "BitsAndBytes"
-    GGUF = "GGUF"
-    PRUNE = "Prune"
-    DISTILL = "Distill"
-    TENSOR_RT = "TensorRT"
-    AUTO = "Auto"
-
-
-class Device(StrEnum):
-    """What a run computes on."""
-
-    GPU = "GPU"
-    CPU = "CPU"
-
-
-class Offload(StrEnum):
-    """Where weights may go that do not fit."""
-
-    NONE = "None"
-    CPU = "CPU"
-    DISK = "Disk"
-
-
 MEMBERS: Final[dict[Method, tuple[str, type[MethodParameters]]]] = {
     Method.INT8: ("int8", INT8Parameters),
     Method.INT4: ("int4", INT4Parameters),
@@ -133,26 +101,6 @@ _ENGINE_DEVICES: Final[dict[str, Device]] = {
     "ONNXRuntime": Device.CPU,
     "AutoRound": Device.GPU,
 }
-
-
-class Goal(Model):
-    """What method Auto chooses by."""
-
-    hardware: Literal["GPU", "CPU", "AppleSilicon"]
-    """What will serve the quantized model."""
-    priority: Literal["Quality", "Speed", "Balanced"]
-    """What matters most."""
-
-
-class Memory(Model):
-    """What the engine may spill, and where."""
-
-    offload: Offload = Offload.NONE
-    """Where weights may go that do not fit on the device."""
-    max_gpu_memory: ByteQuantity | None = None
-    """The most memory to use of each GPU, like "20Gi"; where absent, all of it."""
-    low_memory: StrictBool = False
-    """Prefer slower ways that need less memory."""
 
 
 def _only_for(member: str, method: Method) -> Rule:
@@ -235,6 +183,11 @@ def _gates_name_types(spec: QuantizationJobSpec) -> bool:
     return spec.method is not Method.GGUF or all(
         gate.variant is None or gate.variant in types for gate in spec.gates
     )
+
+
+def _gates_name_tasks(spec: QuantizationJobSpec) -> bool:
+    tasks = {benchmark.task for benchmark in spec.evaluation.benchmarks}
+    return all(gate.task is None or gate.task in tasks for gate in spec.gates)
 
 
 class QuantizationJobSpec(Model):
@@ -361,6 +314,14 @@ class QuantizationJobSpec(Model):
             cel="self.method != 'GGUF' || !has(self.gates) || self.gates.all(gate, "
             "!has(gate.variant) || (has(self.gguf) ? gate.variant in self.gguf.types "
             f": gate.variant in {_DEFAULT_TYPES}))",
+            field="gates",
+        ),
+        Rule(
+            message="must name only tasks that evaluation.benchmarks lists",
+            holds=_gates_name_tasks,
+            cel="!has(self.gates) || self.gates.all(gate, !has(gate.task) || "
+            "(has(self.evaluation) && has(self.evaluation.benchmarks) && "
+            "self.evaluation.benchmarks.exists(one, one.task == gate.task)))",
             field="gates",
         ),
     )

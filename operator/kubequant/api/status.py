@@ -30,9 +30,12 @@ Count = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
 Percent = Annotated[StrictInt, Field(ge=0, le=100)]
 Time = Annotated[datetime, Field(json_schema_extra={"format": "date-time"})]
 VariantName = Annotated[StrictStr, Field(min_length=1, max_length=63)]
+Setting = Annotated[StrictStr, Field(max_length=96)]
 
 MAX_VARIANTS = 16
 MAX_HISTORY = 10
+MAX_STEPS = 56
+"""More than the longest ladders of all sixteen GGUF types together have rungs."""
 MAX_BENCHMARKS = 16
 
 
@@ -189,6 +192,32 @@ class Variant(Model):
     """Whether every gate of the spec holds for the variant."""
 
 
+class EscalationStep(Model):
+    """One setting that was tried because gates did not hold."""
+
+    variant: VariantName
+    """What was made: the GGUF type, or the method."""
+    in_place_of: VariantName
+    """The variant that the spec asks for; the first step is that one itself."""
+    method: Method | None = None
+    """The method that made it."""
+    setting: Setting = ""
+    """How, in a few words, like "4 bits in groups of 128"."""
+    size_reduction_percent: MeasuredDecimal | None = None
+    """How much smaller its weights are than the original's."""
+    perplexity_increase_percent: MeasuredDecimal | None = None
+    """How much higher its perplexity is than the original's."""
+    mean_kl_divergence: MeasuredDecimal | None = None
+    """Its mean divergence from the original, in nats."""
+    gates_passed: StrictBool
+    """Whether every gate holds for it."""
+    missed: ShortText = ""
+    """Which gates do not hold and by how much, or why it could not be made."""
+
+
+Steps = Annotated[tuple[EscalationStep, ...], Field(max_length=MAX_STEPS)]
+
+
 class Artifact(Model):
     """What was published."""
 
@@ -222,6 +251,8 @@ class Failure(Model):
     """Whether trying again may help."""
     advice: Sentence = ""
     """What can be done."""
+    report_uri: AnyURI = ""
+    """The whole report, where the run published nothing else."""
 
 
 class HistoryEntry(Model):
@@ -284,6 +315,11 @@ class QuantizationJobStatus(Model):
         ),
     ] = ()
     """The quantized models and their numbers."""
+    recommended: Annotated[StrictStr, Field(max_length=63)] = ""
+    """The variant to serve, by what was measured, where there are several."""
+    escalation: Steps = ()
+    """The settings that onGateFailure: Escalate tried, in their order; empty where all gates held
+    at once."""
     artifact: Artifact | None = None
     """What was published."""
     usage: Usage | None = None

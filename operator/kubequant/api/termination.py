@@ -52,8 +52,19 @@ def _original_without(*fields: str) -> Callable[[_Json], None]:
     return cut
 
 
+def _steps_without(*fields: str) -> Callable[[_Json], None]:
+    def cut(report: _Json) -> None:
+        for step in report.get("escalation", ()):
+            for field in fields:
+                step.pop(field, None)
+
+    return cut
+
+
 def _short_failure(report: _Json) -> None:
     failure = report.get("failure", {})
+    # The operator knows the address: it follows from the spec.
+    failure.pop("reportUri", None)
     for field in ("message", "advice"):
         if len(failure.get(field, "")) > _SHORT:
             failure[field] = failure[field][: _SHORT - 1] + "…"
@@ -74,7 +85,8 @@ _CUTS: Final[tuple[tuple[str, Callable[[_Json], None]], ...]] = (
     (
         "variants.details",
         _variants_without(
-            "perplexityDetail", "divergenceDetail", "performanceDetail", "benchmarkDetails"
+            *("perplexityDetail", "divergenceDetail", "performanceDetail", "benchmarkDetails"),
+            *("expected", "embeddingBytes"),
         ),
     ),
     (
@@ -86,6 +98,8 @@ _CUTS: Final[tuple[tuple[str, Callable[[_Json], None]], ...]] = (
     ("variants.benchmarks", _variants_without("benchmarks")),
     ("recommendations", _without("recommendations")),
     ("usage", _without("usage")),
+    ("escalation.missed", _steps_without("missed")),
+    ("escalation", _without("escalation")),
     ("failure.message", _short_failure),
     ("variants.uri", _variants_without("uri")),
     ("variants", _without("variants")),

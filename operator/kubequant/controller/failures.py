@@ -128,6 +128,8 @@ def failure_of(pod: PodView, digest: str) -> Failure:
                 "exit_code": _shown(pod.exit_code),
                 "retryable": _may_heal(claimed.reason, pod.exit_code),
                 "advice": claimed.advice or ADVICE.get(claimed.reason, ""),
+                # An address is never taken from a pod; see `policies.ended`.
+                "report_uri": "",
             }
         )
     if pod.evicted:

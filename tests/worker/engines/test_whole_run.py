@@ -61,7 +61,7 @@ def test_verification_held_it_against_the_original(published: tuple[Path, dict[s
     _, report = published
     notes = report["variants"][0]["notes"]
 
-    assert any("in a process of its own and held against the original" in note for note in notes)
+    assert any("loaded again and held against the original" in note for note in notes)
     assert any("what was loaded again is what the engine had made" in note for note in notes)
     assert [stage["stage"] for stage in report["stages"]][2:6] == [
         "Measuring",

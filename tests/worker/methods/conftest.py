@@ -72,6 +72,8 @@ class Made:
     baseline: Baseline
     variants: dict[str, ProducedVariant]
     meter: Counter
+    warnings: tuple[str, ...]
+    """What the check of the conversion warned of."""
 
 
 def make(work: Workspace, calibration: TextSet | None = None) -> Made:
@@ -79,11 +81,12 @@ def make(work: Workspace, calibration: TextSet | None = None) -> Made:
     quantizer, meter = GGUFQuantizer(work), Counter()
     try:
         baseline = quantizer.baseline(Counter())
+        warnings = quantizer.check_baseline(Counter())
         variants = {made.name: made for made in quantizer.variants(calibration, meter)}
     except BaseException:
         quantizer.close()
         raise
-    return Made(quantizer, work, baseline, variants, meter)
+    return Made(quantizer, work, baseline, variants, meter, warnings)
 
 
 @pytest.fixture(scope="session")

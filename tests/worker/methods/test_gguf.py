@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import math
+import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from tests.worker.methods.conftest import (
     short_calibration,
     workspace,
 )
+from tests.worker.methods.damage import swapped, zeroed
 from tests.worker.methods.models import random_llama, random_mixtral
 
 from kubequant.api.contract import FailureReason
@@ -40,6 +43,8 @@ from kubequant_worker.methods.gguf_file import read_float_tensors, read_header
 from kubequant_worker.methods.gguf_types import LEVELS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kubequant_worker.evaluation.runtime import Runtime
 
 LADDER = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_S", "Q2_K")
@@ -72,7 +77,8 @@ def ladder(every_type: Made, original: tuple[Windows, Original]) -> dict[str, Co
 @pytest.mark.parametrize("kind", list(GGUFType))
 def test_every_level_is_produced_loads_and_generates(every_type: Made, kind: GGUFType) -> None:
     made = every_type.variants[kind.value]
-    assert every_type.quantizer.verify(made, Counter()) == ()
+    (note,) = every_type.quantizer.verify(made, Counter())
+    assert note.startswith("loaded again and held against the original over ")
     header = read_header(every_type.work.artifact / made.files[0])
     assert header.metadata["general.file_type"] == LEVELS[kind].file_type
     main_type = {tensor.type.name for tensor in header.tensors}
@@ -95,7 +101,7 @@ def test_a_bfloat16_checkpoint_becomes_bf16_and_is_not_copied(every_type: Made) 
 
 
 def test_the_conversion_agrees_with_transformers(every_type: Made) -> None:
-    assert every_type.quantizer.check_baseline(Counter()) == ()
+    assert every_type.warnings == ()
 
 
 def test_fewer_bits_lose_more(ladder: dict[str, Comparison]) -> None:
@@ -191,7 +197,7 @@ def test_tied_embeddings_and_shards_and_asked_types_work_together(tmp_path: Path
         assert "output.weight" not in types
         assert types["token_embd.weight"] == "Q8_0"
         assert made.variants["Q4_0"].settings["tokenEmbeddingType"] == "Q8_0"
-        assert made.quantizer.check_baseline(Counter()) == ()
+        assert made.warnings == ()
 
 
 def test_experts_are_weighed_one_by_one(tmp_path: Path) -> None:
@@ -210,6 +216,40 @@ def test_experts_are_weighed_one_by_one(tmp_path: Path) -> None:
         assert counts.sum() == 2 * matrix["blk.0.ffn_gate_inp.weight.counts"].sum()
         np.testing.assert_allclose(experts.sum(axis=0), 2 * router[0], rtol=1e-4)
         made.quantizer.verify(made.variants["Q2_K"], Counter())
+
+
+@pytest.mark.parametrize("damage", [zeroed, swapped], ids=lambda one: one.__name__)
+def test_a_damaged_file_that_loads_is_not_the_originals_likeness(
+    every_type: Made, damage: Callable[[Path], None]
+) -> None:
+    whole = every_type.variants["Q8_0"]
+    broken = every_type.work.artifact / f"broken-{damage.__name__}.gguf"
+    shutil.copyfile(every_type.work.artifact / whole.files[0], broken)
+    damage(broken)
+    files = (broken.relative_to(every_type.work.artifact),)
+    try:
+        with pytest.raises(BadRequestError, match=r"is not the original's likeness") as caught:
+            every_type.quantizer.verify(replace(whole, files=files), Counter())
+    finally:
+        broken.unlink()
+    assert caught.value.reason is FailureReason.VERIFICATION_FAILED
+
+
+def test_a_quantizer_that_follows_makes_more_types_of_the_same_conversion(tmp_path: Path) -> None:
+    work = workspace(tmp_path / "run", TINY, types=["Q2_K"], importanceMatrix=True)
+    first = make(work, short_calibration())
+    matrix = (work.artifact / "imatrix.gguf").stat()
+    asked = gguf_spec(types=["Q3_K_M"], importanceMatrix=True)
+    second = GGUFQuantizer(replace(work, spec=asked))
+    second.follow(first.quantizer)
+    first.quantizer.close()
+    with second:
+        (made,) = second.variants(short_calibration(), Counter())
+        assert second.verify(made, Counter())
+        assert second.shared_files() == (Path("imatrix.gguf"),)
+        assert second.calibration_tokens() == first.quantizer.calibration_tokens() > 0
+    again = (work.artifact / "imatrix.gguf").stat()
+    assert (again.st_ino, again.st_mtime_ns) == (matrix.st_ino, matrix.st_mtime_ns)
 
 
 def test_a_full_disk_is_an_error_of_the_disk(every_type: Made) -> None:

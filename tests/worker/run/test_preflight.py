@@ -29,9 +29,6 @@ def spec(**fields: Any) -> QuantizationJobSpec:
     ("fields", "said"),
     [
         pytest.param({"device": "GPU"}, "spec.device: GPU", id="a GPU for llama.cpp on CPUs"),
-        pytest.param(
-            {"onGateFailure": "Escalate"}, "spec.onGateFailure: Escalate", id="escalation"
-        ),
     ],
 )
 def test_what_would_be_asked_in_vain_is_refused(fields: dict[str, Any], said: str) -> None:

@@ -102,7 +102,8 @@ class Baseline:
 class ProducedVariant:
     """One quantized model.
 
-    `files` are relative to the artifact folder; `size_bytes` counts the weights only.
+    `files` are relative to the artifact folder; `size_bytes` counts the weights only, and
+    `embedding_bytes` those of the token embeddings and the output matrix among them.
     """
 
     name: str
@@ -110,10 +111,14 @@ class ProducedVariant:
     size_bytes: int
     notes: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    embedding_bytes: int | None = None
 
 
 class Quantizer(Protocol):
     """One method at work on one model, in the order of the methods below. A context manager.
+
+    Either `baseline` and `check_baseline` come first or, on a run that tries another setting,
+    `follow`.
 
     Everything long-running counts on the `Meter` it gets (a `StageProgress`, or a `Portion` of
     one), in units that it sets itself with `set_total`, and can be interrupted by an exception
@@ -141,6 +146,13 @@ class Quantizer(Protocol):
 
     def __init__(self, workspace: Workspace) -> None:
         """Prepare to work in `workspace`; starts nothing."""
+
+    def follow(self, earlier: Quantizer) -> None:
+        """Take over what another quantizer of the same model found out, instead of `baseline`.
+
+        Called before anything else, with what measured the original in the same runtime; `earlier`
+        is closed afterwards, and that ends nothing that was taken over.
+        """
 
     def baseline(self, meter: Meter) -> Baseline:
         """Make the original measurable (GGUF: convert it), once.

@@ -7,6 +7,7 @@ quantizes is its own module's (`llmcompressor`), and which parameters it gets th
 
 from __future__ import annotations
 
+import re
 import shutil
 from abc import ABC, abstractmethod
 from importlib.metadata import version
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from kubequant.api.spec import QuantizationJobSpec
     from kubequant_worker.datasets import TextSet
     from kubequant_worker.evaluation.meter import Meter
-    from kubequant_worker.methods import Workspace
+    from kubequant_worker.methods import Quantizer, Workspace
 
 # torch and transformers in the child that measures, and again with an engine in another.
 LIBRARIES_BYTES = 2 << 30
@@ -56,6 +57,8 @@ _SPILLED_SHARE = 0.25
 # Our own documents, whose names a model's files must not take.
 _OURS = frozenset({"README.md", "report.json", "report.html", "provenance.json", "manifest.json"})
 _READABLE = 0o644
+# The names that architectures of transformers give their embeddings and their output matrix.
+_EMBEDDING = re.compile(r"(^|[.])(embed_tokens|wte|word_embeddings|embed_in|embed_out|lm_head)[.]")
 
 
 class CheckpointQuantizer(ABC):
@@ -123,6 +126,19 @@ class CheckpointQuantizer(ABC):
             memory_advice=advice,
         )
 
+    def follow(self, earlier: Quantizer) -> None:
+        """Take over how the original is loaded, and what it computes over the probe."""
+        if not isinstance(earlier, CheckpointQuantizer):
+            raise TypeError("only what transformers loads can follow what it measured")
+        self._dtype, self._stored, self._reference = earlier.known
+        # What another engine left here was made by another setting.
+        self.expected_logits.unlink(missing_ok=True)
+
+    @property
+    def known(self) -> tuple[str, str, Reference | None]:
+        """What was found out of the original: the types it is loaded and stored in, its logits."""
+        return self._dtype, self._stored, self._reference
+
     def baseline(self, meter: Meter) -> Baseline:
         """Look at the checkpoint, which is measured as it is."""
         require_unquantized(self._work.model)
@@ -153,12 +169,13 @@ class CheckpointQuantizer(ABC):
             self._runtime = None
         notes = self._produce(calibration, meter)
         files = self._complete_folder()
-        self._next = self._engine_started()
+        self._next = self._next or self._engine_started()
         yield ProducedVariant(
             name=self._spec.method.value,
             files=files,
             size_bytes=weight_bytes(self._work.artifact),
             notes=notes,
+            embedding_bytes=embedding_bytes(self._work.artifact),
         )
 
     @abstractmethod
@@ -337,6 +354,16 @@ class CheckpointQuantizer(ABC):
 def weight_bytes(folder: Path) -> int:
     """Return the bytes of weights in a folder."""
     return sum(path.stat().st_size for path in folder.iterdir() if is_weights(path.name))
+
+
+def embedding_bytes(folder: Path) -> int:
+    """Return the bytes of the token embeddings and the output matrix in a folder of safetensors."""
+    return sum(
+        span.end - span.begin
+        for path in folder.glob("*.safetensors")
+        for span in read_header(path)
+        if _EMBEDDING.search(span.name)
+    )
 
 
 def _travels(name: str) -> bool:

@@ -1,6 +1,6 @@
-"""Whether a quantized checkpoint is still its original's likeness.
+"""Whether a quantized model is still its original's likeness.
 
-A checkpoint can load without an error and be wrong: scales of another layer, a packing that the
+A model can load without an error and be wrong: scales of another layer, a packing that the
 reader takes for another. What it computes over a short text is held against the original's logits;
 both come from processes that each loaded one of the two.
 """
@@ -39,7 +39,7 @@ class Reference:
     rows: FloatRows
 
 
-def judge(reference: Reference, rows: FloatRows, *, bits: int) -> str:
+def judge(reference: Reference, rows: FloatRows, *, bits: float) -> str:
     """Return a sentence on how near `rows`, the variant's logits, are to the original's.
 
     Raises:
@@ -51,19 +51,19 @@ def judge(reference: Reference, rows: FloatRows, *, bits: int) -> str:
             reason=FailureReason.VERIFICATION_FAILED,
         )
     found = compare(reference.rows, rows)
-    most = MOST_DIVERGENCE[bits]
+    most = MOST_DIVERGENCE[max(known for known in MOST_DIVERGENCE if known <= bits)]
     if not found.mean_kl_divergence <= most:
         raise BadRequestError(
             "the quantized model loads, and is not the original's likeness: over "
             f"{found.tokens} tokens of a short text the mean divergence is "
-            f"{found.mean_kl_divergence:.3f} nats, and with {bits} bits at most {most} are "
+            f"{found.mean_kl_divergence:.3f} nats, and with {bits:g} bits at most {most} are "
             "expected",
             reason=FailureReason.VERIFICATION_FAILED,
             advice="take more bits, smaller groups or another method; if those differ as much, the "
-            "engine does not write what this version of transformers reads",
+            "engine does not write what its runtime reads",
         )
     return (
-        f"loaded in a process of its own and held against the original over {found.tokens} tokens: "
+        f"loaded again and held against the original over {found.tokens} tokens: "
         f"mean divergence {found.mean_kl_divergence:.4f} nats"
     )
 

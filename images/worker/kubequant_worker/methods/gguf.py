@@ -7,8 +7,6 @@ beside; nothing heavy is imported.
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -20,16 +18,18 @@ from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.meter import Portion
 from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import Baseline, Needs, ProducedVariant
+from kubequant_worker.methods.checkpoint_check import Reference
+from kubequant_worker.methods.checkpoint_check import judge as judge_variant
 from kubequant_worker.methods.child import ChildFailedError
 from kubequant_worker.methods.gguf_check import CHECK_TEXT, compare, judge, tokenization_warning
 from kubequant_worker.methods.gguf_convert import Converter, require_tokenizer
-from kubequant_worker.methods.gguf_file import TYPE_NUMBERS, GGUFHeader, read_header
+from kubequant_worker.methods.gguf_file import TYPE_NUMBERS, GGUFHeader, link_or_copy, read_header
 from kubequant_worker.methods.gguf_runtime import LlamaEngine, LlamaRuntime, engine_name
 from kubequant_worker.methods.gguf_types import (
     FULL_PRECISION,
     LEVELS,
-    block_values,
     fallback_notes,
+    require_fitting_types,
     type_counts,
 )
 from kubequant_worker.methods.memory import available_bytes
@@ -44,13 +44,14 @@ if TYPE_CHECKING:
     from kubequant_worker.datasets import TextSet
     from kubequant_worker.evaluation.meter import Meter
     from kubequant_worker.evaluation.runtime import TokenArray
-    from kubequant_worker.methods import Workspace
+    from kubequant_worker.methods import Quantizer, Workspace
 
 MATRIX_FILE = "imatrix.gguf"
 # Fewer tokens than this say nothing about how strongly columns are used.
 LEAST_CALIBRATION_TOKENS = 512
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _LARGEST_VOCABULARY = 262_144
+_EMBEDDINGS = frozenset({"token_embd.weight", "output.weight"})
 # torch, transformers and the interpreter of the converting child.
 _LIBRARIES_BYTES = 1 << 30
 # How much of the stage the importance matrix is, against one for each level.
@@ -68,6 +69,7 @@ class GGUFQuantizer:
         self._converter: Converter | None = None
         self._baseline: Baseline | None = None
         self._reference_ids: list[int] | None = None
+        self._reference: Reference | None = None
         self._warnings: list[str] = []
         self._shared: tuple[Path, ...] = ()
         self._calibration_tokens = 0
@@ -98,6 +100,23 @@ class GGUFQuantizer:
             comfortable_memory_bytes=int(_LIBRARIES_BYTES + 1.2 * max(weights, largest)),
         )
 
+    def follow(self, earlier: Quantizer) -> None:
+        """Take over the engine, the converted file and the importance matrix."""
+        if not isinstance(earlier, GGUFQuantizer):
+            raise TypeError("levels are made from a converted file, which only GGUF has")
+        self._baseline, self._reference, self._shared, self._calibration_tokens = earlier.known
+        self._engine = earlier.hand_engine_over()
+
+    @property
+    def known(self) -> tuple[Baseline | None, Reference | None, tuple[Path, ...], int]:
+        """The converted file, its logits, what all variants share, and the tokens behind that."""
+        return self._baseline, self._reference, self._shared, self._calibration_tokens
+
+    def hand_engine_over(self) -> LlamaEngine:
+        """Return the engine at work, which `close` then does not end."""
+        engine, self._engine = self._engine, LlamaEngine(self._work.threads)
+        return engine
+
     def baseline(self, meter: Meter) -> Baseline:
         """Convert the checkpoint to one GGUF file, BF16 where it is bfloat16, else F16."""
         kind = architecture(self._work.model)
@@ -112,7 +131,7 @@ class GGUFQuantizer:
             converter.convert(self._work.model, target, name=self._work.name, on_bytes=count)
             header = read_header(target)
             self._compute_reference(converter, header)
-        self._require_fitting_types(header)
+        require_fitting_types(self._parameters, header.tensors)
         name = _full_precision(header)
         notes = (f"converted as {name.value}: {type_counts(header.tensors)}",)
         self._baseline = Baseline(name.value, target, header.weight_bytes, notes)
@@ -149,36 +168,23 @@ class GGUFQuantizer:
     def _reference_path(self) -> Path:
         return self._work.scratch / "reference.npy"
 
-    def _require_fitting_types(self, header: GGUFHeader) -> None:
-        """Refuse an output or embedding type whose blocks do not divide that tensor's rows."""
-        widths = {tensor.name: tensor.row_width for tensor in header.tensors}
-        for field, asked, name in (
-            ("outputTensorType", self._parameters.output_tensor_type, "output.weight"),
-            ("tokenEmbeddingType", self._parameters.token_embedding_type, "token_embd.weight"),
-        ):
-            block = block_values(asked.value) if asked else 1
-            if width := widths.get(name, 0) % block:
-                raise BadRequestError(
-                    f"spec.gguf.{field}: {asked} holds values in blocks of {block}, which do not "
-                    "divide the "
-                    f"{widths[name]} values of a row of {name} ({width} are left over); take "
-                    f"{'Q8_0 or F16' if widths[name] % 32 == 0 else 'F16'}",
-                    reason=FailureReason.UNSUPPORTED_MODEL,
-                )
-
     def check_baseline(self, meter: Meter) -> tuple[str, ...]:
-        """Hold the converted model's logits against transformers', computed by `baseline`."""
+        """Hold the converted model's logits against transformers', computed by `baseline`.
+
+        They are kept for `verify`.
+        """
+        with self.open_runtime(self._made_baseline(), 0) as runtime:
+            opening = [] if runtime.bos_token is None else [runtime.bos_token]
+            cut = opening + runtime.tokenize([CHECK_TEXT])[0].tolist()
+            ids = np.array(self._reference_ids or cut, np.int32)[: runtime.context_length]
+            rows = np.concatenate([piece.rows.copy() for piece in runtime.logits([ids])])
+        self._reference = Reference(ids, rows)
+        meter.set_total(len(ids))
         if self._reference_ids is not None:
-            meter.set_total(len(self._reference_ids))
-            ids = np.array(self._reference_ids, np.int32)
-            with self.open_runtime(self._made_baseline(), 0) as runtime:
-                rows = [piece.rows.copy() for piece in runtime.logits([ids])]
-                opening = [] if runtime.bos_token is None else [runtime.bos_token]
-                cut = runtime.tokenize([CHECK_TEXT])[0].tolist()
-            judge(compare(np.load(self._reference_path), np.concatenate(rows)))
-            if warning := tokenization_warning(self._reference_ids, opening + cut):
+            judge(compare(np.load(self._reference_path), rows))
+            if warning := tokenization_warning(self._reference_ids, cut):
                 self._warnings.append(warning)
-            meter.advance(len(self._reference_ids), "conversion checked against transformers")
+        meter.advance(len(ids), "conversion checked")
         return tuple(self._warnings)
 
     def _made_baseline(self) -> Baseline:
@@ -210,9 +216,11 @@ class GGUFQuantizer:
         return self._shared
 
     def _importance_matrix(self, texts: TextSet, meter: Meter) -> Path:
-        """Compute the importance matrix over all of `texts` and return its file."""
+        """Compute the importance matrix over all of `texts`, once, and return its file."""
         asked = self._work.spec.calibration
         target = self._work.artifact / MATRIX_FILE
+        if self._shared:
+            return target
         with self.open_runtime(self._made_baseline(), asked.sequence_length) as runtime:
             stream = np.concatenate(
                 [
@@ -247,7 +255,7 @@ class GGUFQuantizer:
         target = self._work.artifact / f"{self._work.name}-{kind.value}.gguf"
         settings = {"type": kind.value}
         if kind.value == baseline.name:
-            _link_or_copy(baseline.path, target)
+            link_or_copy(baseline.path, target)
         else:
             self._quantize(kind, target, matrix, meter)
             if kind not in FULL_PRECISION:
@@ -270,6 +278,7 @@ class GGUFQuantizer:
             size_bytes=header.weight_bytes,
             notes=notes,
             settings=settings,
+            embedding_bytes=sum(t.size_bytes for t in header.tensors if t.name in _EMBEDDINGS),
         )
 
     def _quantize(self, kind: GGUFType, target: Path, matrix: Path | None, meter: Meter) -> None:
@@ -310,19 +319,20 @@ class GGUFQuantizer:
         return settings
 
     def verify(self, produced: ProducedVariant, meter: Meter) -> tuple[str, ...]:
-        """Load the file in llama.cpp again, compute a short text and generate a few tokens."""
+        """Load the file in llama.cpp again, hold its logits against the original's, generate.
+
+        Raises:
+            BadRequestError: It computes no numbers, or something else than the original.
+        """
+        if self._reference is None:
+            raise RuntimeError("check_baseline() comes first")
         with self.open_runtime(produced, 0) as runtime:
-            ids = runtime.tokenize([CHECK_TEXT])[0][: runtime.context_length]
-            for piece in runtime.logits([ids]):
-                if not np.isfinite(piece.rows).all():
-                    raise BadRequestError(
-                        f"{produced.name}: the quantized model computes logits that are not finite "
-                        "numbers",
-                        reason=FailureReason.VERIFICATION_FAILED,
-                    )
+            rows = [piece.rows.copy() for piece in runtime.logits([self._reference.ids])]
+            level = LEVELS[GGUFType(produced.name)]
+            note = judge_variant(self._reference, np.concatenate(rows), bits=level.bits_per_weight)
             runtime.generate(["The"], 8)
-        meter.advance(1, f"{produced.name} loads and generates")
-        return ()
+        meter.advance(1, f"{produced.name} loads, generates, and is the original's likeness")
+        return (note,)
 
     def open_runtime(self, of: Baseline | ProducedVariant, context_length: int) -> LlamaRuntime:
         """Load the original or a variant in the engine's child; the one loaded before is freed."""
@@ -347,7 +357,8 @@ class GGUFQuantizer:
 
     def __enter__(self) -> Self:
         """Return itself; the converter's imports take seconds, so they begin while others fetch."""
-        self._started_converter()
+        if self._baseline is None:
+            self._started_converter()
         return self
 
     def __exit__(
@@ -383,15 +394,3 @@ def _calibration_windows(
         np.concatenate([opening, stream[start : start + stride]])
         for start in range(0, len(stream), stride)
     ]
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`.
-
-    Or a copy of it where they are on different volumes.
-    """
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

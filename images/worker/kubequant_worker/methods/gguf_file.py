@@ -7,6 +7,8 @@ little-endian.
 from __future__ import annotations
 
 import mmap
+import os
+import shutil
 import struct
 from dataclasses import dataclass
 from functools import reduce
@@ -219,3 +221,15 @@ def _pair_value(value: str | int | Sequence[str]) -> bytes:
 
 def _pad(file: BinaryIO) -> None:
     file.write(b"\0" * (_padded(file.tell()) - file.tell()))
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`.
+
+    Or a copy of it where they are on different volumes.
+    """
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

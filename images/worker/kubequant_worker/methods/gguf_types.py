@@ -9,11 +9,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kubequant.api.contract import FailureReason
 from kubequant.api.params import GGUFType
+from kubequant_worker.errors import BadRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from kubequant.api.params import GGUFParameters
     from kubequant_worker.methods.gguf_file import Tensor
 
 
@@ -87,3 +90,20 @@ def fallback_notes(level: Level, tensors: Iterable[Tensor]) -> tuple[str, ...]:
         f"which blocks of {block} do not divide"
         for (name, width), count in sorted(fallen.items())
     )
+
+
+def require_fitting_types(parameters: GGUFParameters, tensors: Iterable[Tensor]) -> None:
+    """Refuse an output or embedding type whose blocks do not divide that tensor's rows."""
+    widths = {tensor.name: tensor.row_width for tensor in tensors}
+    for field, asked, name in (
+        ("outputTensorType", parameters.output_tensor_type, "output.weight"),
+        ("tokenEmbeddingType", parameters.token_embedding_type, "token_embd.weight"),
+    ):
+        block = block_values(asked.value) if asked else 1
+        if width := widths.get(name, 0) % block:
+            raise BadRequestError(
+                f"spec.gguf.{field}: {asked} holds values in blocks of {block}, which do not "
+                f"divide the {widths[name]} values of a row of {name} ({width} are left over); "
+                f"take {'Q8_0 or F16' if widths[name] % 32 == 0 else 'F16'}",
+                reason=FailureReason.UNSUPPORTED_MODEL,
+            )

@@ -8,10 +8,11 @@ of each other's way is written once, in `claim` and `publication`, above the sma
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kubequant.api.contract import artifact_uri, failed_uri
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.stores.backend import Backend, Probe
 from kubequant_worker.stores.claim import Timing
@@ -32,6 +33,7 @@ __all__ = [
     "Store",
     "Timing",
     "open_artifact",
+    "open_failed",
     "open_shelf",
     "open_store",
 ]
@@ -65,10 +67,17 @@ def open_store(place: Place, *, name: str, digest: str, timing: Timing | None = 
 
     Touches nothing yet.
     """
-    uri = f"{place.uri.rstrip('/')}/{name}/{digest}"
     return open_artifact(
-        Place(uri, place.s3, place.credentials, place.volumes, place.field), timing=timing
+        replace(place, uri=artifact_uri(place.uri, name, digest).rstrip("/")), timing=timing
     )
+
+
+def open_failed(place: Place, *, name: str, digest: str) -> Store:
+    """Return the store for what a run leaves that published nothing: its report.
+
+    It stands beside the artifact, so that the artifact's prefix stays one that does not exist.
+    """
+    return open_artifact(replace(place, uri=failed_uri(place.uri, name, digest).rstrip("/")))
 
 
 def open_artifact(place: Place, *, timing: Timing | None = None) -> Store:

@@ -6,6 +6,7 @@ Probe it, ask whether the artifact is there, publish to it, read from it.
 from __future__ import annotations
 
 import hashlib
+import io
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from kubequant_worker.stores.publication import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from kubequant_worker.manifest import Manifest
     from kubequant_worker.stores.backend import Backend, Probe
@@ -110,6 +111,23 @@ class Store:
         """Return a small file of the artifact, such as report.json, or None where it is absent."""
         stored = self._backend.read(name)
         return stored.body if stored else None
+
+    def leave(self, documents: Mapping[str, bytes]) -> None:
+        """Write small files that no manifest will name, over what an earlier run left here.
+
+        For the documents of a run that published nothing; who calls it keeps others away.
+        """
+        self.probe()
+        for name, content in documents.items():
+            token = self._backend.open_staging(name)
+            try:
+                staged = self._backend.fill(
+                    name, token, io.BytesIO(content), len(content), _ignore_bytes
+                )
+                before = self._backend.stat(name)
+                self._backend.place(staged, before.tag if before else None, conditional=False)
+            finally:
+                self._backend.discard(name, token)
 
     def verify(self) -> Manifest:
         """Read every byte that the manifest names and compare.

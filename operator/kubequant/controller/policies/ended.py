@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.contract import FailureReason, Outcome
+from kubequant.api.contract import FailureReason, Outcome, artifact_uri, failed_uri
+from kubequant.api.gating import gate_sentence
 from kubequant.api.outcome import Stage
 from kubequant.api.status import Artifact, ConditionType, Original, Progress
 from kubequant.controller.case import Answer, deleted
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from kubequant.api.contract import RunReport
-    from kubequant.api.status import Condition, Failure, QuantizationJobStatus
+    from kubequant.api.status import Condition, Failure, QuantizationJobStatus, Resolved
     from kubequant.controller.case import Case
     from kubequant.controller.observe import JobView, PodView
 
@@ -118,6 +119,8 @@ def failed(case: Case, failure: Failure) -> Answer:
     pod = case.latest
     report = worker_said(pod, case.digest).report if pod else None
     finished = (job.finished_at if job else None) or case.now
+    if report is not None and report.failure is not None and report.failure.report_uri:
+        failure = failure.model_copy(update={"report_uri": _failed_report(case)})
     # An unfinished Job would go on; one that is finished stays, for its pods' logs.
     still_there = job if job is not None and not job.is_finished else None
     return Answer(
@@ -157,38 +160,63 @@ def _published(case: Case, job: JobView, pod: PodView | None) -> Answer:
     )
     resolved = status.resolved or case.resolved(job.image)
     if report is not None and report.resolved is not None:
-        told = report.resolved
-        resolved = resolved.model_copy(
-            update={
-                "engine": told.engine or resolved.engine,
-                "model_revision": told.model_revision,
-            }
-        )
+        resolved = _told(resolved, report.resolved, escalated=bool(report.escalation))
     already = report is not None and report.outcome is Outcome.ALREADY_PUBLISHED
+    loose = _loose_gates(status, report)
     return Answer(
         verdict=Verdict(
             Standing.COMPLETE,
             Reason.ALREADY_PUBLISHED if already else Reason.PUBLISHED,
-            _published_words(status, said),
+            _published_words(status, said, loose),
         ),
         status=status.model_copy(update={"resolved": resolved}),
+        events=(PostEvent(EventType.WARNING, Reason.GATE_FAILED, loose),) if loose else (),
     )
 
 
-def _published_words(status: QuantizationJobStatus, said: Said) -> str:
+def _told(resolved: Resolved, told: Resolved, *, escalated: bool) -> Resolved:
+    """Return what was decided with what the worker tells; method and reason where it escalated."""
+    changed = {"method": told.method or resolved.method, "reason": told.reason or resolved.reason}
+    return resolved.model_copy(
+        update={
+            "engine": told.engine or resolved.engine,
+            "model_revision": told.model_revision,
+            **(changed if escalated else {}),
+        }
+    )
+
+
+def _loose_gates(status: QuantizationJobStatus, report: RunReport | None) -> str:
+    """Return which gates do not hold of what was published all the same, empty where all do."""
+    loose = [variant.name for variant in status.variants if variant.gates_passed is False]
+    if not loose:
+        return ""
+    failed = [gate_sentence(gate) for gate in report.gates if not gate.passed] if report else []
+    which = "; ".join(failed) or "report.json says which and by how much"
+    return f"Gates do not hold for {', '.join(loose)}; onGateFailure is not Fail. {which}."
+
+
+def _published_words(status: QuantizationJobStatus, said: Said, loose: str) -> str:
     uri = status.artifact.uri if status.artifact else ""
     words = f"The artifact is published at {uri}."
-    loose = [variant.name for variant in status.variants if variant.gates_passed is False]
     if loose:
-        words += f" Gates do not hold for {', '.join(loose)}; onGateFailure is not Fail."
+        words += f" {loose}"
+    steps = {step.in_place_of: step for step in status.escalation if step.gates_passed}
+    for asked, step in steps.items():
+        words += f" {step.variant} ({step.setting}) stands in place of {asked}, whose gates failed."
     if said.report is None:
         words += f" Its numbers are only in report.json there: {said.problem}."
     return words
 
 
+def _failed_report(case: Case) -> str:
+    # That there is one the worker says; where, follows from the spec, as an artifact's address.
+    return f"{failed_uri(case.spec.output.uri, case.resource.name, case.digest)}report.json"
+
+
 def _artifact(case: Case, report: RunReport | None) -> Artifact:
     # The address follows from the spec; a report is not asked for it.
-    uri = f"{case.spec.output.uri.rstrip('/')}/{case.resource.name}/{case.digest}/"
+    uri = artifact_uri(case.spec.output.uri, case.resource.name, case.digest)
     told = report.artifact if report else None
     return Artifact(
         uri=uri,
@@ -206,6 +234,8 @@ def _measured(report: RunReport | None) -> dict[str, Any]:
     return {
         "original": original,
         "variants": tuple(variant.for_status() for variant in report.variants),
+        "recommended": report.recommended,
+        "escalation": report.escalation,
         "usage": report.usage,
         "recommendations": report.recommendations,
     }

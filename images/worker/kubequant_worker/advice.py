@@ -1,0 +1,264 @@
+"""What a report recommends: from what was measured, each a sentence with its number and one action.
+
+Pure: a report in, recommendations out. The expectations stand in `expectations`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from kubequant.api.fields import quantity_bytes
+from kubequant.api.gating import shown
+from kubequant.api.params import GGUFType
+from kubequant.api.spec import Device, Method
+from kubequant_worker.expectations import expectation, is_surely_worse, rise_text, usual
+from kubequant_worker.ladder import NEXT_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from kubequant.api.contract import GateResult, RunReport, Usage, VariantReport
+
+# The rise of perplexity, in percent, within which the smaller variant is the one to serve.
+WITHIN_PERCENT: Final = 2.0
+# From this share on, the embeddings decide the size and not the method.
+EMBEDDING_SHARE: Final = 0.4
+_MOST: Final = 16
+_LONGEST: Final = 1024
+_MIB: Final = 2**20
+_FEW_BITS: Final = frozenset({"Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L"})
+
+# The roles of texts as reports name them, each with the field that names the text.
+DATASET_FIELDS: Final = {
+    "calibration": "spec.calibration.dataset",
+    "evaluation": "spec.evaluation.perplexity.dataset",
+}
+
+_INSTEAD: Final[dict[Method, str]] = {
+    Method.INT4: "take method GPTQ, which makes up for each column's error",
+    Method.GPTQ: "take method AWQ, which usually loses less at the same bits, or bits: 8",
+    Method.AWQ: "take method INT8, or GPTQ with bits: 8",
+    Method.INT8: "set spec.int8.scheme: WeightOnly, which leaves the activations as they are",
+    Method.FP8: "take method INT8 with scheme WeightOnly",
+}
+
+
+def advised(report: RunReport, usage: Mapping[str, Usage | None]) -> RunReport:
+    """Return a report with expectations beside its numbers, and what they recommend.
+
+    `usage` says how each variant is served, by name; the report's is the recommended one's.
+    """
+    variants = tuple(
+        one.model_copy(update={"expected": expectation(one)}) for one in report.variants
+    )
+    report = report.model_copy(update={"variants": variants})
+    best = recommended(report)
+    return report.model_copy(
+        update={
+            "recommended": best.name if best else "",
+            "recommendations": recommendations(report),
+            "usage": (usage.get(best.name) if best else None) or report.usage,
+        }
+    )
+
+
+def recommended(report: RunReport) -> VariantReport | None:
+    """Return the variant to serve, where there are several to choose from.
+
+    The smallest that holds its gates and whose perplexity rose by at most 2 %; where none stays
+    within that, the one whose perplexity rose least.
+    """
+    measured = [
+        one
+        for one in report.variants
+        if one.perplexity_increase_percent is not None and one.gates_passed is not False
+    ]
+    if len(report.variants) == 1 or not measured:
+        return None
+    within = [one for one in measured if _rise(one) <= WITHIN_PERCENT]
+    if within:
+        return min(within, key=lambda one: one.size_bytes or 0)
+    return min(measured, key=_rise)
+
+
+def recommendations(report: RunReport) -> tuple[str, ...]:
+    """Return what would do better, the most important first."""
+    sentences = [
+        *_which(report),
+        *_quality(report),
+        *_gates(report),
+        *_speed(report),
+        *_fit(report),
+        *_embeddings(report),
+        *_texts(report),
+    ]
+    cut = (s if len(s) <= _LONGEST else f"{s[: _LONGEST - 1]}…" for s in sentences)
+    return tuple(dict.fromkeys(cut))[:_MOST]
+
+
+def _which(report: RunReport) -> Iterator[str]:
+    best = recommended(report)
+    if best is None:
+        return
+    others = ", ".join(one.name for one in report.variants if one is not best)
+    if _rise(best) <= WITHIN_PERCENT:
+        yield (
+            f"Serve {best.name}: of it and {others} it is the smallest that stays within "
+            f"{WITHIN_PERCENT:g} % of the original's perplexity ({rise_text(best)})."
+        )
+        return
+    follows = _next_type(best)
+    more = f"make {follows}" if follows else "take a setting with more bits"
+    yield (
+        f"No variant stays within {WITHIN_PERCENT:g} % of the original's perplexity; {best.name} "
+        f"is nearest ({rise_text(best)}): {more}."
+    )
+
+
+def _quality(report: RunReport) -> Iterator[str]:
+    for variant in report.variants:
+        found = usual(variant)
+        if found is not None and is_surely_worse(variant):
+            yield (
+                f"{variant.name} is worse than usual (perplexity {rise_text(variant)}, where "
+                f"{found.quality} is usual): {_more_careful(report, variant)}."
+            )
+
+
+def _more_careful(report: RunReport, variant: VariantReport) -> str:
+    """Return the one action against a quality that is worse than usual."""
+    if any(text.role == "calibration" and text.bundled for text in report.datasets):
+        return f"calibrate with text of your own in {DATASET_FIELDS['calibration']}"
+    gguf = report.settings.gguf if report.settings else None
+    if variant.name in _FEW_BITS and not (gguf and gguf.importance_matrix):
+        return "set spec.gguf.importanceMatrix: true"
+    if follows := _next_type(variant):
+        return f"make {follows}"
+    if variant.method in _INSTEAD and variant.bits_per_weight != "8":
+        return _INSTEAD[variant.method]
+    if variant.method is Method.INT8 and "WeightOnly" not in variant.setting:
+        return _INSTEAD[Method.INT8]
+    return "see in spec.evaluation.benchmarks whether your task feels it"
+
+
+def _gates(report: RunReport) -> Iterator[str]:
+    for gate in report.gates:
+        if gate.certain is False and gate.value is not None:
+            verdict = "holds" if gate.passed else "does not hold"
+            yield (
+                f"{gate.variant}: the gate on {gate.metric} {verdict} by {_distance(gate)} with a "
+                f"standard error of {shown(gate.standard_error or '0')}, so another "
+                f"measurement could turn it: {_surer(gate)}."
+            )
+
+
+def _distance(gate: GateResult) -> str:
+    return shown((gate.margin or "0").removeprefix("-"))
+
+
+def _surer(gate: GateResult) -> str:
+    if gate.task:
+        return "ask more questions in spec.evaluation.benchmarks"
+    if gate.metric in {"TokensPerSecond", "Speedup"}:
+        return "raise spec.evaluation.performance.repetitions"
+    return "measure more text with spec.evaluation.perplexity.maxTokens"
+
+
+def _speed(report: RunReport) -> Iterator[str]:
+    on_gpu = report.settings is not None and report.settings.device is Device.GPU
+    for variant in report.variants:
+        if variant.speedup is None or float(variant.speedup) >= 1:
+            continue
+        error = float(variant.speedup_standard_error or 0)
+        if float(variant.speedup) + 2 * error >= 1:
+            continue
+        action = (
+            "serve it by a runtime with a kernel for this format, like vLLM, and measure there"
+            if on_gpu
+            else "take GGUF, whose runtime computes with quantized weights on a CPU"
+        )
+        if variant.method is Method.GGUF:
+            action = "take Q4_0 or Q8_0, the levels that are fastest to compute with"
+        yield (
+            f"{variant.name} is slower than the original ({shown(variant.speedup)} times its "
+            f"tokens per second): {action}."
+        )
+
+
+def _fit(report: RunReport) -> Iterator[str]:
+    room = _room(report)
+    if room is None:
+        return
+    most, named = room
+    fitting = [one for one in report.variants if 0 < _memory(one) <= most]
+    for variant in report.variants:
+        needed = _memory(variant)
+        if needed <= most:
+            continue
+        best = max(fitting, key=_memory, default=None)
+        action = f"take {best.name}" if best else "take a setting with fewer bits"
+        yield (
+            f"{variant.name} takes {needed / _MIB:.0f} MiB, more than {named} of "
+            f"{most / _MIB:.0f} MiB: {action}."
+        )
+
+
+def _room(report: RunReport) -> tuple[int, str] | None:
+    """Return the memory that is to serve the model, and what says so."""
+    settings, environment = report.settings, report.environment
+    if settings is None:
+        return None
+    if settings.memory.max_gpu_memory is not None:
+        return quantity_bytes(settings.memory.max_gpu_memory), "spec.memory.maxGPUMemory"
+    if environment is None:
+        return None
+    if settings.device is Device.GPU:
+        found = [gpu.memory_bytes for gpu in environment.gpus if gpu.memory_bytes]
+        return (max(found), "the memory of the GPU") if found else None
+    if environment.memory_bytes is None:
+        return None
+    return environment.memory_bytes, "the memory of this machine or container"
+
+
+def _memory(variant: VariantReport) -> int:
+    return variant.peak_memory_bytes or variant.size_bytes or 0
+
+
+def _embeddings(report: RunReport) -> Iterator[str]:
+    for variant in report.variants:
+        size, embedding = variant.size_bytes or 0, variant.embedding_bytes or 0
+        short = variant.expected is not None and any(
+            "smaller" in sentence for sentence in variant.expected.shortfalls
+        )
+        if not size or embedding < EMBEDDING_SHARE * size or not short:
+            continue
+        action = (
+            "set spec.gguf.tokenEmbeddingType and outputTensorType to a smaller type"
+            if variant.method is Method.GGUF
+            else "take method GGUF, which quantizes them too"
+        )
+        yield (
+            f"Embeddings and output matrix are {100 * embedding / size:.0f} % of {variant.name}, "
+            f"so it saves {shown(variant.size_reduction_percent or '0')} % of the size: {action}."
+        )
+
+
+def _texts(report: RunReport) -> Iterator[str]:
+    bundled = [text for text in report.datasets if text.bundled]
+    if not bundled:
+        return
+    fields = " and ".join(DATASET_FIELDS[text.role] for text in bundled)
+    tokens = sum(text.tokens for text in bundled)
+    yield (
+        f"The text that comes with kubequant was used ({tokens} tokens); text of your own domain "
+        f"in {fields} says more about your use."
+    )
+
+
+def _rise(variant: VariantReport) -> float:
+    return float(variant.perplexity_increase_percent or 0)
+
+
+def _next_type(variant: VariantReport) -> GGUFType | None:
+    known = variant.name in set(GGUFType) and variant.method is Method.GGUF
+    return NEXT_TYPE[GGUFType(variant.name)] if known else None
