@@ -52,11 +52,12 @@ def _summary(report: RunReport) -> str:
     recommended = (
         f" Of its files, {_text(served.name)} is recommended." if several and served else ""
     )
+    made = f"{tables.method_name(report)}{engine}"
     return (
-        f"Made from {source} by {tables.method_name(report)}{engine}, measured against the "
-        f"original on the same tokens.{recommended} [report.html](report.html) shows all of it in a browser; "
-        "`manifest.json` has the SHA-256 of every file, `report.json` every number and the texts "
-        "side by side, `provenance.json` where it all came from."
+        f"Made from {source} by {made}, measured against the original on the same tokens."
+        f"{recommended} [report.html](report.html) shows all of it in a browser; `manifest.json` "
+        "has the SHA-256 of every file, `report.json` every number and the texts side by side, "
+        "`provenance.json` where it all came from."
     )
 
 
