@@ -47,8 +47,15 @@ def _needs_programs() -> str:
     return "" if os.environ.get("KUBEQUANT_TEST_KUBECONFIG") else _needs_packages()
 
 
+def _needs_browser() -> str:
+    if packages.program("chromium") or packages.can_install():
+        return ""
+    return "Chromium is not installed and apt-get cannot install it"
+
+
 # folder -> what it needs; each need answers with "" or with what is missing.
 TIERS = {
+    "browser": (_needs_linux, _needs_browser),
     "cluster": (_needs_linux, _needs_go, _needs_root, _needs_programs),
     "images": (_needs_linux, _needs_to_be_root, _needs_packages),
     "worker": (_needs_linux, _needs_go),

@@ -1,4 +1,4 @@
-"""Debian packages that a node needs: which programs are missing, and how they get here.
+"""Debian packages that a node or a browser needs: what is missing, and how it gets here.
 
 Nothing is installed but where the test bed runs as root on a Debian and a program is missing.
 """
@@ -29,6 +29,8 @@ PACKAGES = {
     "runc": "runc",
     "socat": "socat",
 }
+# A browser is no part of a node: only the tests of pages ask for it.
+BROWSER = {"chromium": "chromium"}
 
 
 def plugin_folder() -> Path | None:
@@ -43,9 +45,11 @@ def program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_ADMIN_PATH}")
 
 
-def missing() -> list[str]:
-    """Return the packages whose program is not on this machine."""
-    return [package for name, package in PACKAGES.items() if program(name) is None]
+def missing(*names: str) -> list[str]:
+    """Return the packages whose program is not on this machine; a node's, where none is named."""
+    wanted = names or tuple(PACKAGES)
+    known = {**PACKAGES, **BROWSER}
+    return [known[name] for name in wanted if program(name) is None]
 
 
 def can_install() -> bool:
@@ -53,9 +57,9 @@ def can_install() -> bool:
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
-def install() -> None:
-    """Install what is missing, and say so."""
-    packages = missing()
+def install(*names: str) -> None:
+    """Install what is missing of the programs named, or of a node's, and say so."""
+    packages = missing(*names)
     if not packages:
         return
     if not can_install():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kubequant.api.base import LOCAL
 from kubequant.api.contract import (
+    SCHEMA_VERSION,
     DatasetReport,
     EscalationStep,
     ExitCode,
@@ -133,6 +134,7 @@ class Record:
         """Return the report of a run that ends now."""
         spec = self.request.spec
         content = {
+            "schema_version": SCHEMA_VERSION,
             "digest": self.request.digest,
             "namespace": self.request.namespace,
             "name": self.request.name,
@@ -323,6 +325,7 @@ class Record:
             uri=self.source.uri,
             revision=self.source.revision or "",
             architecture=self.architecture,
+            card=self.source.card,
             files=published_files(self.source.files),
         )
 

@@ -36,6 +36,7 @@ from kubequant_worker.examination import Examination
 from kubequant_worker.manifest import Manifest
 from kubequant_worker.methods import Workspace, installed_engines, quantizer
 from kubequant_worker.methods.cpu import thread_count
+from kubequant_worker.page import PAGE_NAME, report_page
 from kubequant_worker.preflight import check_room, refuse_what_is_missing, require_secrets
 from kubequant_worker.provenance import statement
 from kubequant_worker.record import Record, failure_of, now
@@ -277,6 +278,7 @@ class Run:
         with self._stage(Stage.REPORTING):
             report = self._published_report(artifact)
             publication.add_bytes(report_json(report), "report.json")
+            publication.add_bytes(report_page(report), PAGE_NAME)
             publication.add_bytes(model_card(report), "README.md")
             publication.add_bytes(statement(report), "provenance.json")
             manifest = Manifest.of(self._request.name, self._request.digest, publication.uploaded())

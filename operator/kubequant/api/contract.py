@@ -24,6 +24,7 @@ from kubequant.api.outcome import ExitCode, FailureReason, Outcome, Stage
 from kubequant.api.problems import parse_json
 from kubequant.api.report import (
     GPU,
+    SCHEMA_VERSION,
     DatasetReport,
     Environment,
     Expectation,
@@ -32,6 +33,7 @@ from kubequant.api.report import (
     OriginalReport,
     PublishedFile,
     RunReport,
+    SourceCard,
     SourceReport,
     StageTiming,
     VariantReport,
@@ -56,6 +58,7 @@ from kubequant.api.termination import (
 __all__ = [
     "GPU",
     "LIMIT_BYTES",
+    "SCHEMA_VERSION",
     "Artifact",
     "BatchThroughput",
     "BenchmarkDetail",
@@ -80,6 +83,7 @@ __all__ = [
     "Resolved",
     "RunReport",
     "RunRequest",
+    "SourceCard",
     "SourceReport",
     "Stage",
     "StageTiming",

@@ -6,9 +6,9 @@ more is believed. How a report is cut to fit a termination message stands in `te
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, StrictBool, StrictStr
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from kubequant.api.base import Model
 from kubequant.api.details import (
@@ -44,6 +44,13 @@ from kubequant.api.status import (
     Variant,
     VariantName,
 )
+
+SCHEMA_VERSION: Final = 2
+"""The version of the report's form: what a reader of version N must know to read all of it.
+
+A new field that older readers may pass over needs no new version, but it is cheap: readers are
+tolerant, say when a report is newer than they are, and read what is older.
+"""
 
 Role = Literal["calibration", "evaluation"]
 
@@ -149,6 +156,21 @@ class DatasetReport(Model):
     """How many tokens those have."""
 
 
+class SourceCard(Model):
+    """What the source's own model card says and a derived model's card passes on."""
+
+    license: ShortText = ""
+    """The licence's identifier, as the Hub writes it."""
+    license_name: ShortText = ""
+    """The name of a licence that has no identifier there."""
+    license_link: AnyURI = ""
+    """Where that licence can be read."""
+    languages: Annotated[tuple[ShortText, ...], Field(max_length=64)] = ()
+    """The languages of its text."""
+    pipeline_tag: ShortText = ""
+    """The task that the Hub files it under, like text-generation."""
+
+
 class SourceReport(Model):
     """The model as it was fetched."""
 
@@ -158,6 +180,8 @@ class SourceReport(Model):
     """The commit it was fetched at."""
     architecture: ShortText = ""
     """Its architecture, like LlamaForCausalLM."""
+    card: SourceCard | None = None
+    """What its model card says; absent where it has none."""
     files: Files = ()
     """Its files, with their digests."""
 
@@ -241,6 +265,8 @@ class GateResult(Model):
 class RunReport(Model):
     """What a run did: all of it in report.json, what fits in the termination message."""
 
+    schema_version: Annotated[StrictInt, Field(ge=1, le=2**31 - 1)] = 1
+    """The version of this document's form (`SCHEMA_VERSION`); the first did not name itself."""
     digest: RunDigest
     """The run's digest."""
     namespace: ShortText = ""

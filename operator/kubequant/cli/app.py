@@ -6,6 +6,7 @@ the worker runs, `tables` shows. Exit codes are the worker's.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,11 +15,14 @@ import typer
 from rich.console import Console
 
 from kubequant import __version__
-from kubequant.api.contract import ExitCode, RunReport
+from kubequant.api.contract import SCHEMA_VERSION, ExitCode, RunReport
 from kubequant.cli.local import LocalRunError, run_locally, select_job
 from kubequant.cli.manifests import find_jobs, manifest_files
 from kubequant.cli.reports import ReportError, read_report
-from kubequant.cli.tables import print_report
+from kubequant.cli.tables import print_comparison, print_report
+from kubequant_worker.comparison import as_json as comparison_json
+from kubequant_worker.comparison import compare as compared
+from kubequant_worker.page import comparison_page, report_page
 
 app = typer.Typer(
     name="kubequant",
@@ -141,6 +145,9 @@ def report(
         str, typer.Option(help="The S3 server's address (default: AWS, or AWS_ENDPOINT_URL).")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_html: Annotated[
+        bool, typer.Option("--html", help="Print the page report.html, made again of the report.")
+    ] = False,
 ) -> None:
     """Show what was measured of a published artifact.
 
@@ -149,12 +156,72 @@ def report(
         kubequant report out/tiny-llama/9f2c41aa
 
         kubequant report s3://models/llama-3.1-8b/llama-3-1-8b/9f2c41aa
+
+        kubequant report --html s3://models/llama-3.1-8b/llama-3-1-8b/9f2c41aa > report.html
     """
+    if as_json and as_html:
+        _complain(["--json and --html both say what to print; leave one out"])
+        raise typer.Exit(ExitCode.BAD_REQUEST)
+    found = _read(place, endpoint)
+    if as_html:
+        sys.stdout.buffer.write(report_page(found))
+    else:
+        _show(found, as_json=as_json)
+
+
+@app.command()
+def compare(
+    places: Annotated[
+        list[str], typer.Argument(help="Artifacts: folders, report.json files, s3:// prefixes.")
+    ],
+    *,
+    endpoint: Annotated[
+        str, typer.Option(help="The S3 server's address (default: AWS, or AWS_ENDPOINT_URL).")
+    ] = "",
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with size plotted against quality here.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+) -> None:
+    """Lay the variants of several artifacts side by side, and mark the best trade-offs.
+
+    What differs so that numbers do not compare (the original, the text) is said first.
+
+    Examples:
+
+        kubequant compare out/tiny-llama/9f2c41aa out/tiny-llama/0d11be52
+
+        kubequant compare s3://models/gptq/9f2c41aa s3://models/awq/77ab0c11 --html compare.html
+    """
+    comparison = compared([(place, _read(place, endpoint)) for place in places])
+    if html is not None:
+        _write(html, comparison_page(comparison))
+    if as_json:
+        typer.echo(json.dumps(comparison_json(comparison), indent=2))
+    else:
+        print_comparison(comparison, Console())
+
+
+def _read(place: str, endpoint: str) -> RunReport:
+    """Return the report at a place, and say where it is newer than this program."""
     try:
-        _show(read_report(place, endpoint), as_json=as_json)
+        found = read_report(place, endpoint)
     except ReportError as error:
         _complain([error.message])
         raise typer.Exit(error.exit_code) from error
+    if found.schema_version > SCHEMA_VERSION:
+        newer = f"the report is of version {found.schema_version}, this program knows"
+        _complain([f"{place}: {newer} {SCHEMA_VERSION}; what is new in it is not shown"])
+    return found
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        _complain([f"--html {path}: {error.strerror}; name a file in a folder that is there"])
+        raise typer.Exit(ExitCode.BAD_REQUEST) from error
+    typer.echo(f"wrote {path}", err=True)
 
 
 def _show(report: RunReport, *, as_json: bool) -> None:

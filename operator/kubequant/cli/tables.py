@@ -1,37 +1,53 @@
-"""Shows a report on a terminal: one row a variant, and what a person should know beside it."""
+"""Shows reports on a terminal: one row a variant, and what a person should know beside it.
+
+A column or a table in which nothing was measured is left out.
+"""
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
 from kubequant.api.contract import Outcome
+from kubequant_worker import readable
+from kubequant_worker.page import tables as shared
+from kubequant_worker.page.view import shortfalls
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kubequant.api.contract import RunReport, VariantReport
-    from kubequant.api.status import Original
-
-MIB = 2**20
+    from kubequant.api.contract import OriginalReport, RunReport, VariantReport
+    from kubequant_worker.comparison import Comparison
 
 
 def print_report(report: RunReport, console: Console) -> None:
-    """Print what became of a run: its table, where the artifact is, warnings, or the failure."""
+    """Print what became of a run: its tables, where the artifact is, notes, or the failure."""
     if report.variants:
-        console.print(_table(report))
-        if (benchmarks := _benchmarks(report)) is not None:
-            console.print(benchmarks)
-    for warning in report.warnings:
-        console.print(f"[yellow]note:[/] {escape(warning)}", highlight=False)
+        console.print(_numbers(report))
+    for table in (
+        shared.gates_table(report),
+        shared.escalation_table(report),
+        shared.benchmarks_table(report),
+    ):
+        if table:
+            console.print(_table(table))
+    for note in (*report.warnings, *shortfalls(report)):
+        _say(console, f"[yellow]note:[/] {escape(note)}")
     if report.failure is not None:
         failure = report.failure
-        console.print(f"[red]{failure.reason.value}:[/] {escape(failure.message)}", highlight=False)
+        _say(console, f"[red]{failure.reason.value}:[/] {escape(failure.message)}")
         if failure.advice:
-            console.print(escape(failure.advice), highlight=False)
+            _say(console, escape(failure.advice))
         return
+    _print_success(report, console)
+
+
+def _print_success(report: RunReport, console: Console) -> None:
+    for recommendation in report.recommendations:
+        _say(console, f"[green]next:[/] {escape(recommendation)}")
     word = {
         Outcome.PUBLISHED: "published",
         Outcome.ALREADY_PUBLISHED: "already published, nothing done",
@@ -42,82 +58,105 @@ def print_report(report: RunReport, console: Console) -> None:
         console.print(f"load it: {escape(report.usage.command)}", soft_wrap=True, highlight=False)
 
 
-def _table(report: RunReport) -> Table:
-    """Return the numbers, the original in the first row."""
-    method = report.settings.method.value if report.settings else ""
-    table = Table(title=escape(f"{report.name}: {method}"), title_justify="left")
-    table.add_column("type")
-    for name in ("size", "smaller", "perplexity", "change", "mean KL", "same token"):
-        table.add_column(name, justify="right", no_wrap=True)
-    original = report.original
-    timed = original is not None and original.tokens_per_second is not None
-    if timed:
-        table.add_column("tokens/s", justify="right", no_wrap=True)
-        table.add_column("memory", justify="right", no_wrap=True)
-    if original is not None:
-        row = ("original", _mib(original.size_bytes), "", _cut(original.perplexity), "", "", "")
-        table.add_row(*row, *_speed(original, timed=timed))
-        table.add_section()
-    for variant in report.variants:
-        table.add_row(*_row(variant, timed=timed))
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print one row a variant, the best trade-offs of size and quality marked."""
+    console.print(_compared(comparison))
+    if comparison.measure:
+        _say(
+            console,
+            f"* no other is both smaller and closer to its original, by {comparison.measure}",
+        )
+    for place, rows in groupby(comparison.rows, key=lambda row: row.place):
+        keys = ", ".join(row.key for row in rows)
+        console.print(f"{keys}: {escape(place)}", soft_wrap=True, highlight=False)
+    for warning in comparison.warnings:
+        _say(console, f"[yellow]note:[/] {escape(warning)}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False)
+
+
+def _numbers(report: RunReport) -> Table:
+    """Return what was measured, the original in the first row."""
+    rows = [_original(report.original)] if report.original is not None else []
+    rows += [_variant(report, variant) for variant in report.variants]
+    head = (
+        "type", "size", "smaller", "perplexity", "change", "mean KL", "same token", "tokens/s",
+        "faster", "memory",
+    )  # fmt: skip
+    kept = [n for n in range(len(head)) if any(row[n] for row in rows)]
+    table = Table(
+        title=escape(f"{report.name}: {shared.method_name(report)}"), title_justify="left"
+    )
+    for index in kept:
+        first = index == 0
+        table.add_column(head[index], justify="left" if first else "right", no_wrap=not first)
+    for place, row in enumerate(rows):
+        table.add_row(
+            *(escape(row[index]) for index in kept),
+            end_section=place == 0 and report.original is not None,
+        )
     return table
 
 
-def _speed(numbers: Original | VariantReport, *, timed: bool) -> tuple[str, ...]:
-    """Return the cells of speed and memory, none where nothing was timed."""
-    if not timed:
-        return ()
-    faster = getattr(numbers, "speedup", None)
-    times = f" ({float(faster):.2f}x)" if faster else ""
-    return f"{_cut(numbers.tokens_per_second, 1)}{times}", _mib(numbers.peak_memory_bytes)
-
-
-def _benchmarks(report: RunReport) -> Table | None:
-    """Return the benchmarks' results, a row for each metric of each variant."""
-    rows = [
-        (variant.name, one.task, one.metric, _cut(one.original, 4), _cut(one.quantized, 4))
-        for variant in report.variants
-        for one in variant.benchmarks
-    ]
-    if not rows:
-        return None
-    table = Table(title="benchmarks", title_justify="left")
-    for name in ("type", "task", "metric"):
-        table.add_column(name)
-    for name in ("original", "quantized"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table
-
-
-def _row(variant: VariantReport, *, timed: bool) -> tuple[str, ...]:
-    mark = "" if variant.gates_passed is not False else " (gate failed)"
+def _original(original: OriginalReport) -> tuple[str, ...]:
     return (
-        f"{variant.name}{mark}",
-        _mib(variant.size_bytes),
-        _with(_cut(variant.size_reduction_percent, 1), " %"),
-        _cut(variant.perplexity),
-        _with(_signed(_cut(variant.perplexity_increase_percent)), " %"),
-        _cut(variant.mean_kl_divergence, 4),
-        _with(_cut(variant.top_token_agreement_percent, 1), " %"),
-        *_speed(variant, timed=timed),
+        "original",
+        readable.size(original.size_bytes),
+        "",
+        readable.decimal(original.perplexity),
+        "",
+        "",
+        "",
+        readable.rate(original.tokens_per_second),
+        "",
+        readable.size(original.peak_memory_bytes),
     )
 
 
-def _mib(size_bytes: int | None) -> str:
-    return "" if size_bytes is None else f"{size_bytes / MIB:.1f} MiB"
+def _variant(report: RunReport, variant: VariantReport) -> tuple[str, ...]:
+    marks = [" (gate failed)"] if variant.gates_passed is False else []
+    marks += [" (recommended)"] if variant.name == report.recommended else []
+    return (
+        f"{variant.name}{''.join(marks)}",
+        readable.size(variant.size_bytes),
+        readable.percent(variant.size_reduction_percent),
+        readable.decimal(variant.perplexity),
+        readable.percent(variant.perplexity_increase_percent, 2, sign=True),
+        readable.decimal(variant.mean_kl_divergence, 4),
+        readable.percent(variant.top_token_agreement_percent),
+        readable.rate(variant.tokens_per_second),
+        readable.times(variant.speedup),
+        readable.size(variant.peak_memory_bytes),
+    )
 
 
-def _cut(decimal: str | None, places: int = 2) -> str:
-    return "" if decimal is None else f"{float(decimal):.{places}f}"
+def _compared(comparison: Comparison) -> Table:
+    """Return the columns by which a person decides; the page has all."""
+    rows = [
+        (
+            f"{row.key} *" if row.is_optimal else row.key,
+            row.name,
+            readable.size(row.variant.size_bytes),
+            readable.percent(row.variant.size_reduction_percent),
+            readable.percent(row.variant.perplexity_increase_percent, 2, sign=True),
+            readable.decimal(row.variant.mean_kl_divergence, 4),
+            readable.rate(row.variant.tokens_per_second),
+            "no" if row.variant.gates_passed is False else "",
+        )
+        for row in comparison.rows
+    ]
+    head = ("", "model", "size", "smaller", "change", "mean KL", "tokens/s", "gates hold")
+    return _table(shared.without_empty_columns(shared.table("", head, rows, words=2)))
 
 
-def _signed(decimal: str) -> str:
-    if not decimal or float(decimal) == 0:
-        return decimal.removeprefix("-")
-    return decimal if decimal.startswith("-") else f"+{decimal}"
-
-
-def _with(text: str, unit: str) -> str:
-    return f"{text}{unit}" if text else ""
+def _table(one: shared.Table) -> Table:
+    """Return a table of the page's for a terminal."""
+    table = Table(title=escape(one.caption) or None, title_justify="left")
+    for index, name in enumerate(one.head):
+        word = index < one.words
+        table.add_column(escape(name), justify="left" if word else "right", overflow="fold")
+    for row in one.rows:
+        table.add_row(*map(escape, row.cells))
+    return table

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.worker.engines.runs import kubequant
+from tests.worker.environments import interpreter, variables
+from tests.worker.run.commands import commands_of, typed
 from tests.worker.run.manifests import TINY, manifest
 
 if TYPE_CHECKING:
@@ -93,6 +95,22 @@ def test_the_folder_is_whole(published: tuple[Path, dict[str, Any]]) -> None:
     assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
     assert report["usage"] == {"runtime": "vLLM", "command": "vllm serve ."}
     assert "vllm serve ." in (folder / "README.md").read_text()
+
+
+def test_the_command_for_transformers_in_the_page_is_right_when_copied(
+    published: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, _ = published
+    commands = commands_of((folder / "report.html").read_text())
+
+    assert commands["vLLM"] == "vllm serve ."
+    written = typed(
+        commands["transformers"],
+        folder,
+        interpreter=interpreter("llmcompressor"),
+        variables=variables(),
+    )
+    assert written.startswith("Once upon a time")
 
 
 def test_a_gpu_that_is_not_there_is_told_before_anything_is_fetched(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import llama_cpp
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from tests.worker.run.commands import commands_of, typed
 from tests.worker.run.manifests import TINY, Ended, files_below, kubequant, manifest
 
 from kubequant.api.contract import RunReport
@@ -52,6 +54,7 @@ def test_the_manifest_names_every_file_with_its_true_digest(
         "README.md",
         "imatrix.gguf",
         "provenance.json",
+        "report.html",
         "report.json",
         "tiny-Q2_K.gguf",
         "tiny-Q8_0.gguf",
@@ -99,6 +102,33 @@ def test_the_card_of_a_hub_model_names_its_base(published: tuple[Path, Path, End
     head = yaml.safe_load(model_card(report).decode().split("---")[1])
 
     assert (head["base_model"], head["base_model_relation"]) == ("owner/name", "quantized")
+
+
+def test_the_page_in_the_artifact_is_the_one_that_its_report_gives(
+    published: tuple[Path, Path, Ended],
+) -> None:
+    _, artifact, _ = published
+    page = (artifact / "report.html").read_bytes()
+
+    again = kubequant("report", artifact, "--html")
+
+    assert again.code == 0, again.err
+    assert again.out.encode() == page
+    assert b"tiny-Q2_K.gguf" in page
+
+
+def test_the_command_for_llama_cpp_in_the_page_is_right_when_copied_in_the_artifacts_folder(
+    published: tuple[Path, Path, Ended],
+) -> None:
+    _, artifact, _ = published
+    commands = commands_of((artifact / "report.html").read_text())
+
+    written = typed(commands["llama-cpp-python"], artifact)
+
+    assert written.strip()
+    assert list(commands) == ["llama.cpp", "Ollama", "llama-cpp-python"]
+    for command in commands.values():
+        assert re.search(r"tiny-Q\w+\.gguf", command)[0] in files_below(artifact)
 
 
 def test_the_provenance_is_a_statement_about_the_published_bytes(

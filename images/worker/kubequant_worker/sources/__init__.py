@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.manifest import FileDigest
+from kubequant_worker.sources.model_card import card_file, read_card
 from kubequant_worker.sources.model_folder import check_model, check_small_files
 from kubequant_worker.sources.selection import (
     dataset_files,
@@ -32,6 +33,7 @@ from kubequant_worker.sources.source import (
 )
 
 if TYPE_CHECKING:
+    from kubequant.api.contract import SourceCard
     from kubequant.api.data import Dataset, ModelSource, TaskFiles
     from kubequant_worker.progress import StageProgress
 
@@ -72,7 +74,8 @@ def inspect_model(
     the model is not there or not for these credentials, BadRequestError where its files are not to
     be opened, UnavailableError for the world's trouble.
     """
-    _, listing = _select(model, credentials, volumes)
+    _, whole = _listed(model, credentials, volumes)
+    listing = Listing(whole.revision, model_files(whole.files, model))
     return ModelListing(
         uri=model.uri,
         revision=listing.revision,
@@ -98,7 +101,8 @@ def fetch_model(
     files. Raises as `inspect_model` does, and UnavailableError (DiskFull) where `into` is too
     small.
     """
-    source, listing = _select(model, credentials, volumes)
+    source, whole = _listed(model, credentials, volumes)
+    listing = Listing(whole.revision, model_files(whole.files, model))
     if progress is not None:
         progress.set_total(sum(file.size_bytes for file in listing.files))
     into.mkdir(parents=True, exist_ok=True)
@@ -107,6 +111,7 @@ def fetch_model(
     on_bytes = progress.advance if progress is not None else _ignore
     digests = list(source.fetch(small, listing, into, on_bytes))
     check_small_files(into, model)
+    card = _fetch_card(source, whole, into)
     digests += source.fetch(large, listing, into, on_bytes)
     check_model(into, listing.files, model)
     return FetchedModel(
@@ -115,7 +120,19 @@ def fetch_model(
         revision=listing.revision,
         files=tuple(sorted(digests)),
         size_bytes=sum(file.size_bytes for file in digests if is_weights(file.path)),
+        card=card,
     )
+
+
+def _fetch_card(source: Source, listing: Listing, into: Path) -> SourceCard | None:
+    """Read the model's card in a folder of its own: an engine must not take it for its input."""
+    card = card_file(listing.files)
+    if card is None:
+        return None
+    folder = into.with_name(f"{into.name}-card")
+    folder.mkdir(parents=True, exist_ok=True)
+    list(source.fetch([card], listing, folder, _ignore))
+    return read_card(folder / card.path)
 
 
 def fetch_dataset(
@@ -184,7 +201,7 @@ def fetch_task_files(
     )
 
 
-def _select(model: ModelSource, credentials: Path, volumes: Path) -> tuple[Source, Listing]:
+def _listed(model: ModelSource, credentials: Path, volumes: Path) -> tuple[Source, Listing]:
     origin = Origin(
         uri=model.uri,
         revision=(model.revision or "main") if model.uri.startswith("hf://") else None,
@@ -195,8 +212,7 @@ def _select(model: ModelSource, credentials: Path, volumes: Path) -> tuple[Sourc
         kind="model",
     )
     source = _open(origin)
-    listing = source.listing()
-    return source, Listing(listing.revision, model_files(listing.files, model))
+    return source, source.listing()
 
 
 def _open(origin: Origin) -> Source:

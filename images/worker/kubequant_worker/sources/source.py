@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from kubequant.api.contract import SourceCard
     from kubequant.api.data import S3Options
     from kubequant_worker.manifest import FileDigest
 
@@ -72,7 +73,7 @@ class ModelListing:
 class FetchedModel:
     """A model that is there, was checked and may be opened.
 
-    `size_bytes` counts the weights alone.
+    `size_bytes` counts the weights alone; `card` is what the model's own card says.
     """
 
     folder: Path
@@ -80,6 +81,7 @@ class FetchedModel:
     revision: str | None
     files: tuple[FileDigest, ...]
     size_bytes: int
+    card: SourceCard | None = None
 
 
 @dataclass(frozen=True, slots=True)

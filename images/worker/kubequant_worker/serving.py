@@ -1,0 +1,110 @@
+"""How to load what was published: commands that are right when copied in the artifact's folder.
+
+Made from the report alone. Whatever comes from it is quoted for the shell and for Python: names in
+a report are a claim of whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from kubequant.api.spec import Device
+
+if TYPE_CHECKING:
+    from kubequant.api.contract import RunReport, VariantReport
+
+PROMPT: Final = "Once upon a time"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One way to load the artifact: the runtime's name, what to type, and what to know."""
+
+    runtime: str
+    text: str
+    note: str = ""
+
+
+def served_variant(report: RunReport) -> VariantReport | None:
+    """Return the variant that commands load: the recommended one, or the first."""
+    named = [one for one in report.variants if one.name == report.recommended]
+    return next(iter((*named, *report.variants)), None)
+
+
+def commands(report: RunReport) -> tuple[Command, ...]:
+    """Return how to load the variant to serve, in each runtime that its format is for.
+
+    The engine's own words come first where the report has them.
+    """
+    variant = served_variant(report)
+    if variant is None:
+        return ()
+    paths = [file.path for file in variant.files]
+    gguf = next((path for path in paths if path.endswith(".gguf")), None)
+    found: list[Command] = []
+    if gguf is not None:
+        found += _gguf(report, gguf)
+    elif report.usage is not None and report.usage.command:
+        found.append(Command(report.usage.runtime, _trusting(report, report.usage.command)))
+    is_checkpoint = "config.json" in paths and any(path.endswith(".safetensors") for path in paths)
+    if is_checkpoint and all(one.runtime != "transformers" for one in found):
+        found.append(_transformers(report))
+    return tuple(found)
+
+
+def _trusting(report: RunReport, command: str) -> str:
+    """Return vLLM's command for a model whose own code was trusted, with the word that it needs."""
+    trusted = report.settings is not None and report.settings.model.trust_remote_code
+    return (
+        f"{command} --trust-remote-code"
+        if trusted and command.startswith("vllm serve ") and "trust-remote-code" not in command
+        else command
+    )
+
+
+def _gguf(report: RunReport, path: str) -> tuple[Command, ...]:
+    # "./" keeps a name that starts with "-" from being an option.
+    file = shlex.quote(path if path[0].isalnum() else f"./{path}")
+    name = shlex.quote(report.name or "quantized")
+    python = _python(
+        "from llama_cpp import Llama",
+        "",
+        f"model = Llama(model_path={path!r}, n_ctx=512, verbose=False)",
+        f"answer = model({PROMPT!r}, max_tokens=64)",
+        'print(answer["choices"][0]["text"])',
+    )
+    return (
+        Command("llama.cpp", f"llama-server -m {file}", "An OpenAI-compatible API on port 8080."),
+        Command(
+            "Ollama",
+            f"printf 'FROM ./%s\\n' {shlex.quote(path)} > Modelfile\n"
+            f"ollama create {name} -f Modelfile\n"
+            f"ollama run {name}",
+        ),
+        Command("llama-cpp-python", python),
+    )
+
+
+def _transformers(report: RunReport) -> Command:
+    on_gpu = report.resolved is not None and report.resolved.device is Device.GPU
+    trusted = report.settings is not None and report.settings.model.trust_remote_code
+    options = (', device_map="auto"' if on_gpu else "") + (
+        ", trust_remote_code=True" if trusted else ""
+    )
+    trust = ", trust_remote_code=True" if trusted else ""
+    text = _python(
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained("."{trust})',
+        f'model = AutoModelForCausalLM.from_pretrained("."{options})',
+        f'inputs = tokenizer({PROMPT!r}, return_tensors="pt").to(model.device)',
+        "tokens = model.generate(**inputs, max_new_tokens=64)",
+        "print(tokenizer.decode(tokens[0], skip_special_tokens=True))",
+    )
+    return Command("transformers", text)
+
+
+def _python(*lines: str) -> str:
+    return "\n".join(("python - <<'END'", *lines, "END"))
