@@ -19,6 +19,8 @@ LIBRARIES: Final = (
     "llama-cpp-python",
     "llmcompressor",
     "compressed-tensors",
+    "gptqmodel",
+    "optimum",
     "accelerate",
     "numpy",
     "torch",
