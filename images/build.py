@@ -40,6 +40,7 @@ IMAGES = {
     "base": Image("images/base/Dockerfile"),
     "gguf": Image("images/gguf/Dockerfile", over="base"),
     "llmcompressor": Image("images/llmcompressor/Dockerfile", over="base"),
+    "gptqmodel": Image("images/gptqmodel/Dockerfile", over="base"),
     "operator": Image("operator/Dockerfile"),
 }
 

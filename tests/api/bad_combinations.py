@@ -223,6 +223,18 @@ CONTRADICTIONS = (
         "is only for 4 bits; remove it or set bits: 4",
     ),
     Bad(
+        "the layout GEMV by GPTQModel",
+        "method: AWQ, awq: {engine: GPTQModel, version: GEMV}",
+        "spec.awq.version",
+        "GEMV is written by AutoAWQ alone; set version: GEMM or engine: AutoAWQ",
+    ),
+    Bad(
+        "the layout GEMV by whichever engine",
+        "method: AWQ, awq: {version: GEMV}",
+        "spec.awq.version",
+        "GEMV is written by AutoAWQ alone; set version: GEMM or engine: AutoAWQ",
+    ),
+    Bad(
         "tuned rounding by LLMCompressor",
         "method: INT4, int4: {engine: LLMCompressor, rounding: Tuned}",
         "spec.int4.engine",

@@ -42,6 +42,17 @@ def test_auto_takes_the_first_engine_and_says_why() -> None:
     assert choice.reason.startswith("LLMCompressor does GPTQ on a CPU: ")
 
 
+@pytest.mark.parametrize("device", ["CPU", "GPU"])
+def test_auto_takes_gptqmodel_for_awq_and_llmcompressor_where_only_that_is(device: str) -> None:
+    asked = spec(method="AWQ", device=device)
+    choice = engine_choice(asked)
+    second = engine_choice(asked, there=frozenset({LLM_COMPRESSOR}))
+    assert choice is not None
+    assert second is not None
+    assert choice.reason.startswith(f"GPTQModel does AWQ on a {device}: ")
+    assert "GPTQModel, which Auto prefers, is not installed here" in second.reason
+
+
 def test_an_engine_that_is_named_is_taken_or_nothing_is() -> None:
     named = engine_choice(spec(method="GPTQ", gptq={"engine": "LLMCompressor"}))
     assert named is not None

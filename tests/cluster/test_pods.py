@@ -230,22 +230,31 @@ def test_the_same_manifest_applied_after_its_resource_was_deleted_publishes_noth
     assert status["variants"], "the numbers of the artifact that is there"
 
 
+@pytest.mark.parametrize(
+    ("method", "engine", "words"),
+    [
+        pytest.param("GPTQ", "llmcompressor", {"format": "pack-quantized"}, id="llmcompressor"),
+        pytest.param(
+            "AWQ", "gptqmodel", {"quant_method": "awq", "version": "gemm"}, id="gptqmodel"
+        ),
+    ],
+)
 def test_a_method_with_another_image_runs_as_a_pod_of_that_image(
-    team: Team, tmp_path: Path
+    team: Team, tmp_path: Path, method: str, engine: str, words: dict[str, str]
 ) -> None:
     body = team.manifest(
-        method="GPTQ",
+        method=method,
         device="CPU",
         calibration={"samples": 16, "sequenceLength": 256},
         gates=[{"metric": "PerplexityIncreasePercent", "max": "10.0"}],
     )
     del body["spec"]["gguf"]
     status = team.wait(team.apply(body))
-    assert "/llmcompressor:" in status["resolved"]["image"]
-    assert status["resolved"]["engine"].startswith("llmcompressor")
+    assert f"/{engine}:" in status["resolved"]["image"]
+    assert status["resolved"]["engine"].startswith(engine)
     files = downloaded(team, status, tmp_path)
-    config = json.loads(files["config.json"].read_text())
-    assert config["quantization_config"]["format"] == "pack-quantized"
+    written = json.loads(files["config.json"].read_text())["quantization_config"]
+    assert {name: written[name] for name in words} == words
     (variant,) = status["variants"]
     assert variant["gatesPassed"] is True
     assert float(variant["sizeReductionPercent"]) > 50

@@ -33,6 +33,9 @@ SPEC = {
 }
 
 GGUF = {"method": "GGUF", "gguf": {"types": ["Q4_K_M"]}}
+AWQ = {
+    "method": "AWQ", "device": "CPU", "calibration": {"samples": 4, "sequenceLength": 64},
+}  # fmt: skip
 INT4 = {"method": "INT4", "int4": {}, "device": "CPU"}
 
 
@@ -91,6 +94,7 @@ def pod(container: Callable[..., Container], tmp_path: Path) -> Callable[..., Po
             "gguf", 1_000_650_000, GGUF, "tiny-Q4_K_M.gguf", id="gguf as a user of the cluster's"
         ),
         pytest.param("llmcompressor", USER, INT4, "model.safetensors", id="llmcompressor"),
+        pytest.param("gptqmodel", USER, AWQ, "model.safetensors", id="gptqmodel"),
     ],
 )
 def test_the_worker_in_the_image_quantizes_the_tiny_model(

@@ -22,6 +22,8 @@ LIBRARIES: Final = (
     "llama-cpp-python",
     "llmcompressor",
     "compressed-tensors",
+    "gptqmodel",
+    "optimum",
     "accelerate",
     "numpy",
     "torch",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 AUTO: Final = "Auto"
 LLAMA_CPP: Final = "LlamaCpp"
 LLM_COMPRESSOR: Final = "LLMCompressor"
+GPTQ_MODEL: Final = "GPTQModel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,22 @@ ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
             "it is kept up, and vLLM serves what it writes",
             *_COMPRESSED,
         ),
+        Engine(
+            GPTQ_MODEL,
+            _EVERYWHERE,
+            "it writes the gptq format, which most servers load",
+            "gptq",
+            "vLLM, SGLang, transformers",
+        ),
     ),
     Method.AWQ: (
+        Engine(
+            GPTQ_MODEL,
+            _EVERYWHERE,
+            "it writes the awq format, which most servers load",
+            "awq",
+            "vLLM, SGLang, transformers",
+        ),
         Engine(
             LLM_COMPRESSOR, _EVERYWHERE, "vLLM and transformers load what it writes", *_COMPRESSED
         ),

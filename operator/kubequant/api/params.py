@@ -162,11 +162,21 @@ class AWQParameters(MethodParameters):
     zero_point: StrictBool = True
     """Whether each group has a zero point of its own (asymmetric levels)."""
     version: Literal["GEMM", "GEMV"] = "GEMM"
-    """The layout of the packed weights: GEMM for batches, GEMV for one request at a time."""
+    """The layout of the packed weights: GEMM for batches, GEMV for one request at a time, which
+    only AutoAWQ writes."""
     engine: Literal["Auto", "GPTQModel", "LLMCompressor", "AutoAWQ"] = "Auto"
     """The library that quantizes. Auto takes GPTQModel; AutoAWQ is a legacy."""
     ignore: IgnoredModules = ("lm_head",)
     """Modules that stay as they are, by name or by pattern."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            message="GEMV is written by AutoAWQ alone; set version: GEMM or engine: AutoAWQ",
+            holds=lambda p: p.version == "GEMM" or p.engine == "AutoAWQ",
+            cel="self.version == 'GEMM' || self.engine == 'AutoAWQ'",
+            field="version",
+        ),
+    )
 
 
 class BitsAndBytesParameters(MethodParameters):

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.engines import AUTO, ENGINES, LLAMA_CPP, LLM_COMPRESSOR, engine_choice
+from kubequant.api.engines import (
+    AUTO,
+    ENGINES,
+    GPTQ_MODEL,
+    LLAMA_CPP,
+    LLM_COMPRESSOR,
+    engine_choice,
+)
 from kubequant.controller.reasons import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ class ImageKey(StrEnum):
 
     GGUF = "gguf"
     LLMCOMPRESSOR = "llmcompressor"
+    GPTQMODEL = "gptqmodel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,7 @@ class Entry:
 IMAGES: Final[dict[str, Image]] = {
     LLAMA_CPP: Image(ImageKey.GGUF, "llama.cpp"),
     LLM_COMPRESSOR: Image(ImageKey.LLMCOMPRESSOR, "llmcompressor"),
+    GPTQ_MODEL: Image(ImageKey.GPTQMODEL, "gptqmodel"),
 }
 """The image of each engine. The worker itself says in Preflight whether the device is there."""
 

@@ -118,9 +118,6 @@ REFUSALS = {
     "a model that is quantized already": (
         "quantized", spec("INT4"), "config.json says that the model is quantized already", "made",
     ),
-    "a layout of another format": (
-        "tiny", spec("AWQ", version="GEMV"), "spec.awq.version: GEMV is a layout of the awq", "",
-    ),
 }  # fmt: skip
 SHAPES = {
     "Qwen2 by AWQ": ("qwen2", spec("AWQ"), 0.6),

@@ -16,6 +16,7 @@ from kubequant.api.contract import FailureReason
 from kubequant.api.engines import (
     AUTO,
     ENGINES,
+    GPTQ_MODEL,
     LLAMA_CPP,
     LLM_COMPRESSOR,
     candidates,
@@ -43,8 +44,14 @@ METHODS: dict[tuple[Method, str], str] = {
     (Method.FP8, LLM_COMPRESSOR): "kubequant_worker.methods.fp8:LLMCompressorFP8",
     (Method.GPTQ, LLM_COMPRESSOR): "kubequant_worker.methods.gptq:LLMCompressorGPTQ",
     (Method.AWQ, LLM_COMPRESSOR): "kubequant_worker.methods.awq:LLMCompressorAWQ",
+    (Method.GPTQ, GPTQ_MODEL): "kubequant_worker.methods.gptq:GPTQModelGPTQ",
+    (Method.AWQ, GPTQ_MODEL): "kubequant_worker.methods.awq:GPTQModelAWQ",
 }
-LIBRARIES: dict[str, str] = {LLAMA_CPP: "llama_cpp", LLM_COMPRESSOR: "llmcompressor"}
+LIBRARIES: dict[str, str] = {
+    LLAMA_CPP: "llama_cpp",
+    LLM_COMPRESSOR: "llmcompressor",
+    GPTQ_MODEL: "gptqmodel",
+}
 """The module by which an image is known to hold an engine."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kubequant.api.params import AWQParameters
-from kubequant_worker.errors import BadRequestError
+from kubequant_worker.methods.gptqmodel import GPTQModelQuantizer, Task
 from kubequant_worker.methods.llmcompressor import (
     LLMCompressorQuantizer,
     Modifier,
@@ -15,10 +15,7 @@ from kubequant_worker.methods.llmcompressor import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from kubequant.api.spec import QuantizationJobSpec
-    from kubequant_worker.methods import Needs
 
 
 class LLMCompressorAWQ(LLMCompressorQuantizer):
@@ -36,21 +33,30 @@ class LLMCompressorAWQ(LLMCompressorQuantizer):
         return (spec.awq or AWQParameters()).bits
 
     @classmethod
-    def needs(cls, spec: QuantizationJobSpec, files: Mapping[str, int]) -> Needs:
-        """Return what the run will take; refuses a layout that this engine does not write."""
-        cls.recipe(spec)
-        return super().needs(spec, files)
-
-    @classmethod
     def recipe(cls, spec: QuantizationJobSpec) -> Recipe:
         """Return the recipe: AWQ scales, and the rounding is a modifier of its own."""
         asked = spec.awq or AWQParameters()
-        if asked.version != "GEMM":
-            raise BadRequestError(
-                f"spec.awq.version: {asked.version} is a layout of the awq format, and engine "
-                "LLMCompressor writes compressed-tensors; leave version out, or name an engine "
-                "that writes awq"
-            )
         weight = weights(asked.bits, group_size=asked.group_size, symmetric=not asked.zero_point)
         quantize = Modifier("QuantizationModifier", linear_modules(weight, asked.ignore))
         return Recipe([Modifier("AWQModifier"), quantize])
+
+
+class GPTQModelAWQ(GPTQModelQuantizer):
+    """AWQ by gptqmodel, in the awq format (its layout GEMM)."""
+
+    @classmethod
+    def bits(cls, spec: QuantizationJobSpec) -> int:
+        """Return how many bits a quantized weight has."""
+        return (spec.awq or AWQParameters()).bits
+
+    @classmethod
+    def task(cls, spec: QuantizationJobSpec) -> Task:
+        """Return what gptqmodel is to do."""
+        asked = spec.awq or AWQParameters()
+        arguments = {
+            "bits": asked.bits,
+            "group_size": asked.group_size,
+            "sym": not asked.zero_point,
+            "format": asked.version.lower(),
+        }
+        return Task("awq", arguments, asked.ignore)

@@ -45,6 +45,11 @@ _SETTINGS = {
     # generation a hundred times).
     "GOMP_SPINCOUNT": "1000",
     "GGML_NO_BACKTRACE": "1",  # else an abort starts a debugger
+    # gptqmodel waits for itself with fewer than two workers, and compiles what images cannot.
+    "GPTQMODEL_CPU_WORKERS": "2",
+    "GPTQMODEL_DISABLE_GPTQ_CUDA": "1",
+    "GPTQMODEL_DISABLE_PACK_EXT": "1",
+    "GPTQ_TORCH_TRITON_DEQUANT": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",

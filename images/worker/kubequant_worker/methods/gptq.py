@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kubequant.api.params import GPTQParameters
+from kubequant_worker.methods.gptqmodel import GPTQModelQuantizer, Task
 from kubequant_worker.methods.llmcompressor import (
     LLMCompressorQuantizer,
     Modifier,
@@ -46,3 +47,33 @@ class LLMCompressorGPTQ(LLMCompressorQuantizer):
             "actorder": "static" if asked.activation_order else None,
         }
         return Recipe([Modifier("GPTQModifier", arguments)], one_by_one=asked.true_sequential)
+
+
+class GPTQModelGPTQ(GPTQModelQuantizer):
+    """GPTQ by gptqmodel, in the gptq format."""
+
+    @classmethod
+    def bits(cls, spec: QuantizationJobSpec) -> int:
+        """Return how many bits a quantized weight has."""
+        return (spec.gptq or GPTQParameters()).bits
+
+    @classmethod
+    def task(cls, spec: QuantizationJobSpec) -> Task:
+        """Return what gptqmodel is to do.
+
+        The first version of the format stores zero points less one, which a zero point of 0 has no
+        room for: asymmetric weights get the second. "act_group_aware" is an order of gptqmodel's
+        own, on where nothing is said.
+        """
+        asked = spec.gptq or GPTQParameters()
+        arguments = {
+            "bits": asked.bits,
+            "group_size": asked.group_size,
+            "sym": asked.symmetric,
+            "format": "gptq" if asked.symmetric else "gptq_v2",
+            "damp_percent": float(asked.damping_fraction),
+            "desc_act": asked.activation_order,
+            "act_group_aware": False,
+            "true_sequential": asked.true_sequential,
+        }
+        return Task("gptq", arguments, asked.ignore)

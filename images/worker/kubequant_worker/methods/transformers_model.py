@@ -17,6 +17,7 @@ from kubequant.api.contract import FailureReason
 from kubequant_worker.chat import chat_template
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.runtime import FloatRows, Generation, Stops, TokenArray
+from kubequant_worker.methods.gptqmodel_kernels import loading_arguments
 from kubequant_worker.methods.stopwatch import Loaded
 
 if TYPE_CHECKING:
@@ -132,7 +133,9 @@ def load_model(path: Path, loading: Loading) -> Any:
         AutoConfig.from_pretrained(
             path, trust_remote_code=loading.trust_remote_code, local_files_only=True
         )
-        model: Any = AutoModelForCausalLM.from_pretrained(path, **loading.arguments())
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, **loading.arguments(), **loading_arguments(path)
+        )
     except (KeyError, ValueError, ImportError) as error:
         raise BadRequestError(
             f"spec.model: transformers does not load the model: {_first_line(error)}",
