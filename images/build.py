@@ -40,6 +40,7 @@ IMAGES = {
     "base": Image("images/base/Dockerfile"),
     "gguf": Image("images/gguf/Dockerfile", over="base"),
     "llmcompressor": Image("images/llmcompressor/Dockerfile", over="base"),
+    "transformers": Image("images/transformers/Dockerfile", over="base"),
     "operator": Image("operator/Dockerfile"),
 }
 

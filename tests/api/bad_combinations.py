@@ -182,6 +182,12 @@ CONTRADICTIONS = (
         "is only for 4 bits; remove it or set bits: 4",
     ),
     Bad(
+        "smoothing by TorchAO",
+        "method: INT8, int8: {engine: TorchAO, smoothingStrength: '0.8'}",
+        "spec.int8.smoothingStrength",
+        "TorchAO smooths nothing; remove it or set engine: LLMCompressor",
+    ),
+    Bad(
         "tuned rounding by LLMCompressor",
         "method: INT4, int4: {engine: LLMCompressor, rounding: Tuned}",
         "spec.int4.engine",

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from tests.images.containers import Container
 
 ROOT = Path(__file__).parents[2]
-IMAGES = ("base", "gguf", "llmcompressor", "operator")
+IMAGES = ("base", "gguf", "llmcompressor", "transformers", "operator")
 STARTED = {
     "gguf": "kubequant_worker",
     "llmcompressor": "kubequant_worker",
+    "transformers": "kubequant_worker",
     "operator": "kubequant.controller",
 }
 TITLES = "org.opencontainers.image"
@@ -129,6 +130,7 @@ def test_the_operator_image_holds_no_engine_and_no_installer(
             "llmcompressor",
             ("images/base/constraints.txt", "images/llmcompressor/constraints.txt"),
         ),
+        ("transformers", ("images/transformers/constraints.txt",)),
         ("operator", ("operator/constraints.txt",)),
     ],
 )

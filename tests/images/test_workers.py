@@ -34,6 +34,8 @@ SPEC = {
 
 GGUF = {"method": "GGUF", "gguf": {"types": ["Q4_K_M"]}}
 INT4 = {"method": "INT4", "int4": {}, "device": "CPU"}
+INT8 = {"method": "INT8", "device": "CPU"}
+NF4 = {"method": "BitsAndBytes", "bitsAndBytes": {"bits": 4}, "device": "CPU"}
 
 
 @dataclass
@@ -91,6 +93,8 @@ def pod(container: Callable[..., Container], tmp_path: Path) -> Callable[..., Po
             "gguf", 1_000_650_000, GGUF, "tiny-Q4_K_M.gguf", id="gguf as a user of the cluster's"
         ),
         pytest.param("llmcompressor", USER, INT4, "model.safetensors", id="llmcompressor"),
+        pytest.param("transformers", USER, NF4, "model.safetensors", id="bitsandbytes"),
+        pytest.param("transformers", USER, INT8, "model.safetensors", id="torchao"),
     ],
 )
 def test_the_worker_in_the_image_quantizes_the_tiny_model(

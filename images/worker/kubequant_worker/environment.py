@@ -19,6 +19,8 @@ LIBRARIES: Final = (
     "llama-cpp-python",
     "llmcompressor",
     "compressed-tensors",
+    "bitsandbytes",
+    "torchao",
     "accelerate",
     "numpy",
     "torch",

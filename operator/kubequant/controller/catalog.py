@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.engines import AUTO, ENGINES, LLAMA_CPP, LLM_COMPRESSOR, engine_choice
+from kubequant.api.engines import (
+    AUTO,
+    BITS_AND_BYTES,
+    ENGINES,
+    LLAMA_CPP,
+    LLM_COMPRESSOR,
+    TORCH_AO,
+    engine_choice,
+)
 from kubequant.controller.reasons import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -23,6 +31,7 @@ class ImageKey(StrEnum):
 
     GGUF = "gguf"
     LLMCOMPRESSOR = "llmcompressor"
+    TRANSFORMERS = "transformers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,8 @@ class Entry:
 IMAGES: Final[dict[str, Image]] = {
     LLAMA_CPP: Image(ImageKey.GGUF, "llama.cpp"),
     LLM_COMPRESSOR: Image(ImageKey.LLMCOMPRESSOR, "llmcompressor"),
+    TORCH_AO: Image(ImageKey.TRANSFORMERS, "torchao"),
+    BITS_AND_BYTES: Image(ImageKey.TRANSFORMERS, "bitsandbytes"),
 }
 """The image of each engine. The worker itself says in Preflight whether the device is there."""
 
