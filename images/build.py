@@ -41,6 +41,7 @@ IMAGES = {
     "gguf": Image("images/gguf/Dockerfile", over="base"),
     "llmcompressor": Image("images/llmcompressor/Dockerfile", over="base"),
     "gptqmodel": Image("images/gptqmodel/Dockerfile", over="base"),
+    "transformers": Image("images/transformers/Dockerfile", over="base"),
     "operator": Image("operator/Dockerfile"),
 }
 

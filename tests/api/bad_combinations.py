@@ -235,6 +235,12 @@ CONTRADICTIONS = (
         "GEMV is written by AutoAWQ alone; set version: GEMM or engine: AutoAWQ",
     ),
     Bad(
+        "smoothing by TorchAO",
+        "method: INT8, int8: {engine: TorchAO, smoothingStrength: '0.8'}",
+        "spec.int8.smoothingStrength",
+        "TorchAO smooths nothing; remove it or set engine: LLMCompressor",
+    ),
+    Bad(
         "tuned rounding by LLMCompressor",
         "method: INT4, int4: {engine: LLMCompressor, rounding: Tuned}",
         "spec.int4.engine",

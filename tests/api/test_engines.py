@@ -7,7 +7,13 @@ from typing import Any, get_args
 import pytest
 from tests.api.cases import SMALLEST
 
-from kubequant.api.engines import ENGINES, LLM_COMPRESSOR, candidates, engine_choice
+from kubequant.api.engines import (
+    ENGINES,
+    LLM_COMPRESSOR,
+    TORCH_AO,
+    candidates,
+    engine_choice,
+)
 from kubequant.api.resource import read_manifest
 from kubequant.api.spec import MEMBERS, Method, QuantizationJobSpec
 from kubequant.controller.catalog import IMAGES, ImageKey
@@ -61,9 +67,30 @@ def test_an_engine_that_is_named_is_taken_or_nothing_is() -> None:
 
 
 def test_an_engine_that_is_not_installed_is_passed_over() -> None:
-    asked = spec(method="INT8")
+    asked = spec(method="INT4")
     assert candidates(asked)
-    assert engine_choice(asked, there=frozenset({"TorchAO"})) is None
+    assert engine_choice(asked, there=frozenset({TORCH_AO})) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"device": "CPU"}, TORCH_AO),
+        ({"device": "GPU"}, LLM_COMPRESSOR),
+        ({"device": "GPU", "int8": {"engine": TORCH_AO}}, TORCH_AO),
+        ({"int8": {"engine": TORCH_AO}}, TORCH_AO),
+        # Only LLMCompressor smooths; the API server writes the default out, which asks for nothing.
+        ({"device": "CPU", "int8": {"smoothingStrength": "0.8"}}, LLM_COMPRESSOR),
+        ({"device": "CPU", "int8": {"smoothingStrength": "0.50"}}, TORCH_AO),
+        ({"device": "CPU", "int8": {"smoothingStrength": "0"}}, TORCH_AO),
+    ],
+)
+def test_auto_takes_the_engine_of_the_device_that_can_do_what_is_asked(
+    asked: dict[str, Any], expected: str
+) -> None:
+    choice = engine_choice(spec(method="INT8", **asked))
+    assert choice is not None
+    assert choice.name == expected
 
 
 def test_rounding_that_an_engine_cannot_do_is_not_its_own() -> None:

@@ -793,7 +793,7 @@ REFUSED = (
         "MethodUnavailable",
         LOST,
         spec="method: Prune",
-        says="Methods with an image: AWQ, FP8, GGUF, GPTQ, INT4, INT8",
+        says="Methods with an image: AWQ, BitsAndBytes, FP8, GGUF, GPTQ, INT4, INT8",
         created=0,
         failure=FailureReason.METHOD_UNAVAILABLE,
         events=("MethodUnavailable",),

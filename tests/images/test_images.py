@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from tests.images.containers import Container
 
 ROOT = Path(__file__).parents[2]
-IMAGES = ("base", "gguf", "llmcompressor", "gptqmodel", "operator")
+IMAGES = ("base", "gguf", "llmcompressor", "gptqmodel", "transformers", "operator")
 STARTED = {
     "gguf": "kubequant_worker",
     "llmcompressor": "kubequant_worker",
     "gptqmodel": "kubequant_worker",
+    "transformers": "kubequant_worker",
     "operator": "kubequant.controller",
 }
 TITLES = "org.opencontainers.image"
@@ -132,6 +133,7 @@ def test_the_operator_image_holds_no_engine_and_no_installer(
             ("images/base/constraints.txt", "images/llmcompressor/constraints.txt"),
         ),
         ("gptqmodel", ("images/base/constraints.txt", "images/gptqmodel/constraints.txt")),
+        ("transformers", ("images/transformers/constraints.txt",)),
         ("operator", ("operator/constraints.txt",)),
     ],
 )

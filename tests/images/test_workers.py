@@ -37,6 +37,8 @@ AWQ = {
     "method": "AWQ", "device": "CPU", "calibration": {"samples": 4, "sequenceLength": 64},
 }  # fmt: skip
 INT4 = {"method": "INT4", "int4": {}, "device": "CPU"}
+INT8 = {"method": "INT8", "device": "CPU"}
+NF4 = {"method": "BitsAndBytes", "bitsAndBytes": {"bits": 4}, "device": "CPU"}
 
 
 @dataclass
@@ -95,6 +97,8 @@ def pod(container: Callable[..., Container], tmp_path: Path) -> Callable[..., Po
         ),
         pytest.param("llmcompressor", USER, INT4, "model.safetensors", id="llmcompressor"),
         pytest.param("gptqmodel", USER, AWQ, "model.safetensors", id="gptqmodel"),
+        pytest.param("transformers", USER, NF4, "model.safetensors", id="bitsandbytes"),
+        pytest.param("transformers", USER, INT8, "model.safetensors", id="torchao"),
     ],
 )
 def test_the_worker_in_the_image_quantizes_the_tiny_model(

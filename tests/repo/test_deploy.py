@@ -142,7 +142,12 @@ def test_the_probes_ask_at_the_port_that_the_operator_has_by_itself(name: str) -
 
 
 def test_the_images_pins_agree() -> None:
-    shelves = ("images/base/torch.txt", "images/base/constraints.txt", "operator/constraints.txt")
+    shelves = (
+        "images/base/torch.txt",
+        "images/base/constraints.txt",
+        "images/transformers/constraints.txt",
+        "operator/constraints.txt",
+    )
     ours = _pins("images/gguf/constraints.txt")
 
     for shelf in shelves:

@@ -24,6 +24,8 @@ LIBRARIES: Final = (
     "compressed-tensors",
     "gptqmodel",
     "optimum",
+    "bitsandbytes",
+    "torchao",
     "accelerate",
     "numpy",
     "torch",

@@ -21,6 +21,8 @@ AUTO: Final = "Auto"
 LLAMA_CPP: Final = "LlamaCpp"
 LLM_COMPRESSOR: Final = "LLMCompressor"
 GPTQ_MODEL: Final = "GPTQModel"
+TORCH_AO: Final = "TorchAO"
+BITS_AND_BYTES: Final = "BitsAndBytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,15 @@ ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
             _EVERYWHERE,
             "it smooths and calibrates, and vLLM serves what it writes",
             *_COMPRESSED,
+            auto_on=_GPU,
+        ),
+        Engine(
+            TORCH_AO,
+            _EVERYWHERE,
+            "it needs no data, and transformers computes in 8 bits with what it writes",
+            "torchao",
+            "transformers",
+            auto_on=_CPU,
         ),
     ),
     Method.INT4: (
@@ -100,6 +111,15 @@ ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
         ),
         Engine(
             LLM_COMPRESSOR, _EVERYWHERE, "vLLM and transformers load what it writes", *_COMPRESSED
+        ),
+    ),
+    Method.BITS_AND_BYTES: (
+        Engine(
+            BITS_AND_BYTES,
+            _EVERYWHERE,
+            "it made the format",
+            "bitsandbytes",
+            "vLLM, transformers",
         ),
     ),
 }
@@ -155,5 +175,9 @@ def _asked(spec: QuantizationJobSpec) -> str | None:
 
 def _takes(engine: str, spec: QuantizationJobSpec) -> bool:
     """Say whether an engine can do what the parameters ask for."""
-    rounding = getattr(spec.int4, "rounding", "Nearest") if spec.method is Method.INT4 else ""
-    return not (engine == LLM_COMPRESSOR and rounding == "Tuned")
+    if spec.method is Method.INT4:
+        rounding = getattr(spec.int4, "rounding", "Nearest")
+        return not (engine == LLM_COMPRESSOR and rounding == "Tuned")
+    if spec.method is Method.INT8 and spec.int8 is not None:
+        return engine == LLM_COMPRESSOR or not spec.int8.smooths_as_asked()
+    return True

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from kubequant.api.base import Model, Pattern, Rule
-from kubequant.api.fields import DecimalText, Fraction, ModelURI, OpenFraction, between
+from kubequant.api.fields import DECIMAL, DecimalText, Fraction, ModelURI, OpenFraction, between
 
 ModulePattern = Annotated[
     StrictStr,
@@ -87,6 +87,24 @@ class INT8Parameters(MethodParameters):
     """The library that quantizes. Auto takes LLMCompressor on a GPU and TorchAO on a CPU."""
     ignore: IgnoredModules = ("lm_head",)
     """Modules that stay as they are, by name or by pattern."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            message="TorchAO smooths nothing; remove it or set engine: LLMCompressor",
+            holds=lambda p: p.engine != "TorchAO" or not p.smooths_as_asked(),
+            cel="self.engine != 'TorchAO' || !has(self.smoothingStrength) "
+            f"|| !self.smoothingStrength.matches(r'^{DECIMAL}$') "
+            "|| double(self.smoothingStrength) in [0.0, 0.5]",
+            field="smoothingStrength",
+        ),
+    )
+
+    def smooths_as_asked(self) -> bool:
+        """Say whether a strength of smoothing was asked for: neither the default nor none.
+
+        The API server writes the default out, so that it asks for nothing.
+        """
+        return float(self.smoothing_strength) not in {0.0, 0.5}
 
 
 class INT4Parameters(MethodParameters):

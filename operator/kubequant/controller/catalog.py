@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 from kubequant.api.engines import (
     AUTO,
+    BITS_AND_BYTES,
     ENGINES,
     GPTQ_MODEL,
     LLAMA_CPP,
     LLM_COMPRESSOR,
+    TORCH_AO,
     engine_choice,
 )
 from kubequant.controller.reasons import Reason, Refusal
@@ -31,6 +33,7 @@ class ImageKey(StrEnum):
     GGUF = "gguf"
     LLMCOMPRESSOR = "llmcompressor"
     GPTQMODEL = "gptqmodel"
+    TRANSFORMERS = "transformers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ IMAGES: Final[dict[str, Image]] = {
     LLAMA_CPP: Image(ImageKey.GGUF, "llama.cpp"),
     LLM_COMPRESSOR: Image(ImageKey.LLMCOMPRESSOR, "llmcompressor"),
     GPTQ_MODEL: Image(ImageKey.GPTQMODEL, "gptqmodel"),
+    TORCH_AO: Image(ImageKey.TRANSFORMERS, "torchao"),
+    BITS_AND_BYTES: Image(ImageKey.TRANSFORMERS, "bitsandbytes"),
 }
 """The image of each engine. The worker itself says in Preflight whether the device is there."""
 

@@ -13,18 +13,21 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 LENGTH, WINDOWS = 256, 8
 
 
 @cache
 def windows(original: str) -> torch.Tensor:
-    """Return token ids that open with BOS, shape (WINDOWS, LENGTH)."""
+    """Return token ids that open with BOS where there is one, shape (WINDOWS, at most LENGTH)."""
     tokenizer = AutoTokenizer.from_pretrained(original)
+    length = min(LENGTH, AutoConfig.from_pretrained(original).max_position_embeddings)
     text = Path(json.__file__).read_text() + Path(torch.nn.functional.__file__).read_text()[:60_000]
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    cut = torch.tensor(ids[: LENGTH * WINDOWS]).reshape(WINDOWS, LENGTH)
+    cut = torch.tensor(ids[: length * WINDOWS]).reshape(WINDOWS, length)
+    if tokenizer.bos_token_id is None:
+        return cut
     return torch.cat([torch.full((WINDOWS, 1), tokenizer.bos_token_id), cut[:, 1:]], 1)
 
 
@@ -32,7 +35,7 @@ def log_probabilities(folder: str, ids: torch.Tensor) -> torch.Tensor:
     """Return a checkpoint's next-token distributions, shape (windows, LENGTH, vocabulary)."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
-        return model(ids).logits.log_softmax(-1)
+        return model(ids).logits.float().log_softmax(-1)
 
 
 @cache

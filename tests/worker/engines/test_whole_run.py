@@ -1,66 +1,143 @@
-"""One whole run on transformers' road: from the manifest to the published folder."""
+"""Whole runs on transformers' road: from the manifest to the published folder."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from tests.worker.engines.runs import kubequant
 from tests.worker.environments import interpreter, variables
 from tests.worker.run.commands import commands_of, typed
 from tests.worker.run.manifests import TINY, manifest
 
+from kubequant_worker.methods.int8 import TorchAOINT8
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """One run of GPTQ: (the artifact's folder, the report)."""
+@dataclass(frozen=True)
+class Run:
+    """One method by one engine: what is asked for, and what the report is to say."""
+
+    id: str
+    environment: str
+    spec: dict[str, Any]
+    engine: str
+    reason: str
+    runtime: str
+    libraries: frozenset[str]
+    most_divergence: float
+    format: str
+    usage: dict[str, str] = field(
+        default_factory=lambda: {"runtime": "vLLM", "command": "vllm serve ."}
+    )
+    calibration_tokens: int = 0
+
+
+RUNS = (
+    Run(
+        "GPTQ by llmcompressor",
+        "llmcompressor",
+        {
+            "method": "GPTQ",
+            "gptq": {"trueSequential": False},
+            "calibration": {"samples": 8, "sequenceLength": 128},
+        },
+        engine="llmcompressor 0.14.0.1",
+        reason="LLMCompressor does GPTQ on a CPU: ",
+        runtime="transformers 5.17.0 in float32 on cpu",
+        libraries=frozenset({"llmcompressor", "compressed-tensors", "torch"}),
+        most_divergence=0.02,
+        format="compressed-tensors",
+        calibration_tokens=8 * 128,
+    ),
+    Run(
+        "BitsAndBytes in 4 bits",
+        "transformers",
+        {"method": "BitsAndBytes", "bitsAndBytes": {"bits": 4}},
+        engine="bitsandbytes 0.50.2",
+        reason="The spec names method BitsAndBytes.",
+        runtime="transformers 5.23.0 in float32 on cpu",
+        libraries=frozenset({"bitsandbytes", "accelerate", "torch"}),
+        most_divergence=0.02,
+        format="bitsandbytes",
+    ),
+    Run(
+        "INT8 by torchao",
+        "transformers",
+        {"method": "INT8"},
+        engine="torchao 0.18.0",
+        reason="TorchAO does INT8 on a CPU: ",
+        runtime="transformers 5.23.0 in float32 on cpu",
+        libraries=frozenset({"torchao", "torch"}),
+        most_divergence=0.002,
+        format="torchao",
+        usage=TorchAOINT8.USAGE.model_dump(mode="json"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a run left: the artifact's folder, and the report."""
+
+    run: Run
+    folder: Path
+    report: dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=RUNS, ids=lambda run: run.id)
+def published(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Published:
+    """Each of the runs, done once."""
+    run: Run = request.param
     folder = tmp_path_factory.mktemp("published")
-    asked = {
-        "method": "GPTQ",
-        "gptq": {"trueSequential": False},
-        "device": "CPU",
-        "calibration": {"samples": 8, "sequenceLength": 128},
-        "gates": [{"metric": "PerplexityIncreasePercent", "max": "5"}],
-    }
-    path = manifest(folder, gguf=None, **asked)
-    path.write_text(path.read_text().replace("  gguf: null\n", ""))
-    code, report, error = kubequant("llmcompressor", path)
+    gates = [{"metric": "PerplexityIncreasePercent", "max": "5"}]
+    path = _manifest(folder, **{"device": "CPU", "gates": gates, **run.spec})
+    code, report, error = kubequant(run.environment, path)
     assert code == 0, error
-    return next((folder / "out" / "tiny").iterdir()), report
+    return Published(run, next((folder / "out" / "tiny").iterdir()), report)
 
 
-def test_the_report_says_who_did_it_and_why(published: tuple[Path, dict[str, Any]]) -> None:
-    _, report = published
-    resolved = report["resolved"]
-
-    assert resolved["engine"] == "llmcompressor 0.14.0.1"
-    assert "LLMCompressor does GPTQ on a CPU: " in resolved["reason"]
-    assert report["original"]["runtime"].startswith("transformers 5.17.0 in float32 on cpu")
-    assert {"llmcompressor", "compressed-tensors", "torch"} <= {
-        library["name"] for library in report["environment"]["versions"]
-    }
+def _manifest(folder: Path, **spec: Any) -> Path:
+    """Write a manifest without the member of the default method."""
+    path = manifest(folder, **spec)
+    content = yaml.safe_load(path.read_text())
+    del content["spec"]["gguf"]
+    path.write_text(yaml.safe_dump(content))
+    return path
 
 
-def test_both_were_measured_on_the_same_tokens(published: tuple[Path, dict[str, Any]]) -> None:
-    _, report = published
+def test_the_report_says_who_did_it_and_why(published: Published) -> None:
+    run, report = published.run, published.report
+
+    assert report["resolved"]["engine"] == run.engine
+    assert run.reason in report["resolved"]["reason"]
+    assert report["original"]["runtime"].startswith(run.runtime)
+    assert run.libraries <= {library["name"] for library in report["environment"]["versions"]}
+
+
+def test_both_were_measured_on_the_same_tokens(published: Published) -> None:
+    report = published.report
     (variant,) = report["variants"]
 
-    assert variant["name"] == "GPTQ"
+    assert variant["name"] == published.run.spec["method"]
     assert variant["perplexityDetail"]["tokens"] == 2048
     assert report["original"]["perplexityDetail"]["tokens"] == 2048
-    assert 0 < float(variant["meanKLDivergence"]) < 0.02
+    assert 0 < float(variant["meanKLDivergence"]) < published.run.most_divergence
     assert abs(float(variant["perplexityIncreasePercent"])) < 5
     assert 90 < float(variant["topTokenAgreementPercent"]) < 100
     assert variant["gatesPassed"] is True
     assert variant["generations"][0]["quantized"]
 
 
-def test_verification_held_it_against_the_original(published: tuple[Path, dict[str, Any]]) -> None:
-    _, report = published
+def test_verification_held_it_against_the_original(published: Published) -> None:
+    report = published.report
     notes = report["variants"][0]["notes"]
 
     assert any("loaded again and held against the original" in note for note in notes)
@@ -73,28 +150,26 @@ def test_verification_held_it_against_the_original(published: tuple[Path, dict[s
     ]
 
 
-def test_what_calibrated_is_told(published: tuple[Path, dict[str, Any]]) -> None:
-    _, report = published
-    (told,) = [text for text in report["datasets"] if text["role"] == "calibration"]
+def test_what_calibrated_is_told(published: Published) -> None:
+    texts = [text for text in published.report["datasets"] if text["role"] == "calibration"]
 
-    assert told["tokens"] == 8 * 128
-    assert told["bundled"] is True
-    assert len(told["sha256"]) == 64
+    assert sum(text["tokens"] for text in texts) == published.run.calibration_tokens
+    assert all(text["bundled"] is True and len(text["sha256"]) == 64 for text in texts)
 
 
-def test_the_folder_is_whole(published: tuple[Path, dict[str, Any]]) -> None:
-    folder, report = published
+def test_the_folder_is_whole(published: Published) -> None:
+    folder, report = published.folder, published.report
     config = json.loads((folder / "config.json").read_text())
     listed = {
         entry["path"] for entry in json.loads((folder / "manifest.json").read_text())["files"]
     }
 
-    assert config["quantization_config"]["quant_method"] == "compressed-tensors"
+    assert config["quantization_config"]["quant_method"] == published.run.format
     assert {"model.safetensors", "config.json", "tokenizer.json", "report.json"} <= listed
     assert (folder / "tokenizer.model").read_bytes() == (TINY / "tokenizer.model").read_bytes()
     assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
-    assert report["usage"] == {"runtime": "vLLM", "command": "vllm serve ."}
-    assert "vllm serve ." in (folder / "README.md").read_text()
+    assert report["usage"] == published.run.usage
+    assert published.run.usage["command"] in (folder / "README.md").read_text()
 
 
 def test_the_command_for_transformers_in_the_page_is_right_when_copied(
@@ -114,8 +189,7 @@ def test_the_command_for_transformers_in_the_page_is_right_when_copied(
 
 
 def test_a_gpu_that_is_not_there_is_told_before_anything_is_fetched(tmp_path: Path) -> None:
-    path = manifest(tmp_path, method="GPTQ", device="GPU")
-    path.write_text(path.read_text().replace("  gguf:\n    types:\n    - Q8_0\n    - Q2_K\n", ""))
+    path = _manifest(tmp_path, method="GPTQ", device="GPU")
     code, report, _ = kubequant("llmcompressor", path)
 
     assert code == 10

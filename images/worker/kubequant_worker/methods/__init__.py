@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Protocol, Self, cast
 from kubequant.api.contract import FailureReason
 from kubequant.api.engines import (
     AUTO,
+    BITS_AND_BYTES,
     ENGINES,
     GPTQ_MODEL,
     LLAMA_CPP,
     LLM_COMPRESSOR,
+    TORCH_AO,
     candidates,
     engine_choice,
 )
@@ -40,17 +42,23 @@ if TYPE_CHECKING:
 METHODS: dict[tuple[Method, str], str] = {
     (Method.GGUF, LLAMA_CPP): "kubequant_worker.methods.gguf:GGUFQuantizer",
     (Method.INT8, LLM_COMPRESSOR): "kubequant_worker.methods.int8:LLMCompressorINT8",
+    (Method.INT8, TORCH_AO): "kubequant_worker.methods.int8:TorchAOINT8",
     (Method.INT4, LLM_COMPRESSOR): "kubequant_worker.methods.int4:LLMCompressorINT4",
     (Method.FP8, LLM_COMPRESSOR): "kubequant_worker.methods.fp8:LLMCompressorFP8",
     (Method.GPTQ, LLM_COMPRESSOR): "kubequant_worker.methods.gptq:LLMCompressorGPTQ",
     (Method.AWQ, LLM_COMPRESSOR): "kubequant_worker.methods.awq:LLMCompressorAWQ",
     (Method.GPTQ, GPTQ_MODEL): "kubequant_worker.methods.gptq:GPTQModelGPTQ",
     (Method.AWQ, GPTQ_MODEL): "kubequant_worker.methods.awq:GPTQModelAWQ",
+    (Method.BITS_AND_BYTES, BITS_AND_BYTES): (
+        "kubequant_worker.methods.bits_and_bytes:BitsAndBytesQuantizer"
+    ),
 }
 LIBRARIES: dict[str, str] = {
     LLAMA_CPP: "llama_cpp",
     LLM_COMPRESSOR: "llmcompressor",
     GPTQ_MODEL: "gptqmodel",
+    TORCH_AO: "torchao",
+    BITS_AND_BYTES: "bitsandbytes",
 }
 """The module by which an image is known to hold an engine."""
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 # torch and transformers in the child that measures, and again with an engine in another.
 LIBRARIES_BYTES = 2 << 30
 # What a GPU's own libraries take of its memory.
-_CONTEXT_BYTES = 1 << 30
+GPU_CONTEXT_BYTES = 1 << 30
 _LARGEST_VOCABULARY = 262_144
 # What is left to activations and single layers where weights are spilled to disk.
 _SPILLED_SHARE = 0.25
@@ -104,15 +104,16 @@ class CheckpointQuantizer(ABC):
         spilled = spec.memory.offload is Offload.DISK
         # A layer's Hessians and the activations between layers grow with a layer, not the model.
         whole = int(LIBRARIES_BYTES + 1.2 * loaded)
-        least = int(LIBRARIES_BYTES + _SPILLED_SHARE * loaded) if spilled else whole
+        with_disk = LIBRARIES_BYTES + cls.spilled_bytes(spec, loaded)
+        least = min(with_disk, whole) if spilled else whole
         kept_logits = min(KEPT_TOKENS * _LARGEST_VOCABULARY * 2, 8 * weights)
         on_the_gpu = 0
         if on_gpu and spec.memory.offload is Offload.NONE:
-            on_the_gpu = int(_CONTEXT_BYTES + 1.2 * weights)
+            on_the_gpu = int(GPU_CONTEXT_BYTES + 1.2 * weights)
         advice = ""
-        if not spilled:
-            with_disk = int(LIBRARIES_BYTES + _SPILLED_SHARE * loaded) / (1 << 30)
-            advice = f"spec.memory.offload: Disk would make do with {with_disk:.1f} GiB."
+        if not spilled and with_disk < whole:
+            gib = with_disk / (1 << 30)
+            advice = f"spec.memory.offload: Disk would make do with {gib:.1f} GiB."
         return Needs(
             scratch_bytes=int(
                 sum(files.values())
@@ -125,6 +126,12 @@ class CheckpointQuantizer(ABC):
             gpu_memory_bytes=on_the_gpu,
             memory_advice=advice,
         )
+
+    @classmethod
+    def spilled_bytes(cls, spec: QuantizationJobSpec, loaded: int) -> int:
+        """Return what is in memory while the weights, `loaded` bytes of them, are on the disk."""
+        del spec
+        return int(_SPILLED_SHARE * loaded)
 
     def follow(self, earlier: Quantizer) -> None:
         """Take over how the original is loaded, and what it computes over the probe."""
@@ -274,14 +281,16 @@ class CheckpointQuantizer(ABC):
 
         What was opened last is taken again where it is the same: checking and measuring share it.
         """
-        path = of.path if isinstance(of, Baseline) else self._work.artifact
+        path, loading = self._work.artifact, self.variant_loading()
+        if isinstance(of, Baseline):
+            path, loading = of.path, self.loading()
         if self._runtime is not None:
             if self._runtime.is_of(path):
                 return self._runtime.with_context(context_length)
             self._runtime.close()
         started = self._next or self._engine_started()
         self._next = None
-        self._runtime = TransformersRuntime(started, path, self.loading(), context_length)
+        self._runtime = TransformersRuntime(started, path, loading, context_length)
         return self._runtime
 
     def open_alone(self, of: Baseline | ProducedVariant) -> TransformersRuntime:
@@ -319,6 +328,10 @@ class CheckpointQuantizer(ABC):
             "most_bytes": most,
             "spill": str(self._work.scratch / "spill"),
         }
+
+    def variant_loading(self) -> dict[str, Any]:
+        """Return how to load what was made: as the original, unless its format cannot be so."""
+        return self.loading()
 
     def _gpu_bytes(self) -> dict[str | int, int]:
         asked = self._spec.memory.max_gpu_memory

@@ -53,6 +53,9 @@ _SETTINGS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # Libraries compile parts of themselves where they find a C++ compiler: seconds at each start,
+    # other roundings, and in an image that has none an error each time.
+    "TORCHDYNAMO_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

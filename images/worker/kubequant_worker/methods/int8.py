@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kubequant.api.params import INT8Parameters
+from kubequant.api.status import Usage
 from kubequant_worker.methods.llmcompressor import (
     LLMCompressorQuantizer,
     Modifier,
@@ -12,11 +13,20 @@ from kubequant_worker.methods.llmcompressor import (
     linear_modules,
     weights,
 )
+from kubequant_worker.methods.quantized_load import QuantizedLoad
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from kubequant.api.spec import QuantizationJobSpec
+    from kubequant_worker.methods import ProducedVariant
 
 BITS = 8
+# In float32, since half precision is many times slower on a CPU without instructions for it.
+_USE: Final = (
+    'python -c "from transformers import pipeline; '
+    "print(pipeline('text-generation', '.', dtype='float32')('The')[0]['generated_text'])\""
+)
 # One scale for each token, found when it is computed.
 _ACTIVATIONS: Final = {
     "num_bits": BITS,
@@ -55,3 +65,35 @@ class LLMCompressorINT8(LLMCompressorQuantizer):
             return Recipe([quantize])
         smooth = Modifier("SmoothQuantModifier", {"smoothing_strength": strength})
         return Recipe([smooth, quantize])
+
+
+class TorchAOINT8(QuantizedLoad):
+    """Weights rounded row by row, activations token by token as they come, by torchao.
+
+    Nothing is smoothed: the API refuses a smoothing strength with this engine.
+    """
+
+    LIBRARY: ClassVar[str] = "torchao"
+    CHILD_MODULE: ClassVar[str] = "kubequant_worker.methods.torchao_child"
+    USAGE: ClassVar[Usage] = Usage(runtime="transformers", command=_USE)
+
+    @classmethod
+    def bits(cls, spec: QuantizationJobSpec) -> int:
+        """Return how many bits a quantized weight has."""
+        del spec
+        return BITS
+
+    @classmethod
+    def ignore(cls, spec: QuantizationJobSpec) -> Sequence[str]:
+        """Return the words of the modules that stay as they are."""
+        return (spec.int8 or INT8Parameters()).ignore
+
+    @classmethod
+    def settings(cls, spec: QuantizationJobSpec) -> Mapping[str, Any]:
+        """Return the scheme, by the API's word."""
+        return {"scheme": (spec.int8 or INT8Parameters()).scheme}
+
+    def usage(self, produced: ProducedVariant) -> Usage:
+        """Return the command that loads the variant."""
+        del produced
+        return self.USAGE

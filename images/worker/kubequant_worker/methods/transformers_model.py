@@ -6,7 +6,8 @@ torch and transformers are imported here, so only children import this module.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from kubequant_worker.methods.gptqmodel_kernels import loading_arguments
 from kubequant_worker.methods.stopwatch import Loaded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 # The logits of one forward pass, in float32; a longer window goes through in pieces, the keys and
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 PIECE_BYTES = 128 << 20
 # Where a config names no context at all, as for models whose positions have no end.
 _ENDLESS = 1 << 20
+# The formats whose modules compute on a CPU as its instructions have it, and the module that makes
+# them compute in the type that they are loaded in.
+_ON_CPU: Final = {"bitsandbytes": "kubequant_worker.methods.bits_and_bytes_cpu"}
+# transformers' words where a quantized module would have to be spilled.
+_SPILLED: Final = "dispatched on the CPU or the disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +129,31 @@ def _import_architecture(path: Path, *, trust_remote_code: bool) -> None:
         getattr(transformers, name, None)
 
 
-def load_model(path: Path, loading: Loading) -> Any:
-    """Return a checkpoint's model, ready to compute.
+def load_model(path: Path, loading: Loading, **more: Any) -> Any:
+    """Return a checkpoint's model, ready to compute; `more` goes to `from_pretrained` as it is.
 
     Raises:
-        BadRequestError: transformers does not know the architecture, or needs the model's own code.
+        BadRequestError: transformers does not know the architecture, or needs the model's own code,
+            or what is quantized does not fit where it may be.
     """
     try:
-        AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             path, trust_remote_code=loading.trust_remote_code, local_files_only=True
         )
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, **loading.arguments(), **loading_arguments(path)
-        )
+
+        def load() -> Any:
+            given = {**loading.arguments(), **loading_arguments(path), **more}
+            return AutoModelForCausalLM.from_pretrained(path, **given)
+
+        model = _loaded(load, loading, _quantization(config, more))
     except (KeyError, ValueError, ImportError) as error:
+        if loading.most_bytes is not None and _SPILLED in str(error):
+            raise BadRequestError(
+                "spec.memory.maxGPUMemory: the quantized model does not fit, and modules of its "
+                "format cannot be spilled",
+                reason=FailureReason.UNSUPPORTED_MODEL,
+                advice="allow more memory, or take fewer bits or another method",
+            ) from error
         raise BadRequestError(
             f"spec.model: transformers does not load the model: {_first_line(error)}",
             reason=FailureReason.UNSUPPORTED_MODEL,
@@ -144,6 +161,21 @@ def load_model(path: Path, loading: Loading) -> Any:
             "transformers knows",
         ) from error
     return model.eval()
+
+
+def _quantization(config: Any, more: Mapping[str, Any]) -> str:
+    """Return the name of the format that is read or made, "" where it is none."""
+    found = more.get("quantization_config") or getattr(config, "quantization_config", None) or {}
+    described: Mapping[str, Any] = found if isinstance(found, dict) else found.to_dict()
+    return str(getattr(described.get("quant_method"), "value", described.get("quant_method", "")))
+
+
+def _loaded(load: Callable[[], Any], loading: Loading, quantization: str) -> Any:
+    """Return what `load` gives; on a CPU some formats need a word on how they compute there."""
+    if loading.device != "cpu" or quantization not in _ON_CPU:
+        return load()
+    computing = import_module(_ON_CPU[quantization])
+    return computing.loaded(load, getattr(torch, loading.dtype))
 
 
 class CheckpointModel:
