@@ -144,7 +144,7 @@ def test_data_that_do_not_fit_are_told_with_the_field(tmp_path: Path) -> None:
 
 def test_a_file_may_give_a_task_of_the_harness_its_data(tmp_path: Path) -> None:
     (tmp_path / "copa.yaml").write_text(
-        "task: copa\ndataset_path: json\ndataset_name: null\n"
+        "task: copa\ndataset_path: json\ndataset_name: null\ntraining_split: null\n"
         "dataset_kwargs: {data_files: {validation: copa.jsonl}}\n"
     )
     (tmp_path / "copa.jsonl").write_text(

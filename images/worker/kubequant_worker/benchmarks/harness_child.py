@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import difflib
 import logging
-import math
 import os
 import sys
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Final
 
 import lm_eval.utils
-from jinja2 import StrictUndefined
+from datasets.exceptions import DatasetsError
+from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import AGGREGATION_REGISTRY, FILTER_REGISTRY, METRIC_REGISTRY
@@ -29,14 +29,14 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from requests import RequestException
 
 from kubequant.api.contract import FailureReason
-from kubequant_worker.benchmarks.score import Score
+from kubequant_worker.benchmarks.score import scores
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods.child import Parent, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from kubequant_worker.benchmarks.score import Question, Speaker
+    from kubequant_worker.benchmarks.score import Question, Score, Speaker
     from kubequant_worker.methods.child import Operation
 
 # Requests in one message to the parent.
@@ -51,8 +51,8 @@ _BOOTSTRAPS: Final = 1000
 _OWN_FIELD: Final = "spec.evaluation.taskFiles"
 # What loading a task's data may raise for reasons that are not ours.
 _UNREADABLE: Final = (
-    AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError,
-    ValueError,
+    AssertionError, AttributeError, DatasetsError, ImportError, LookupError, OSError, RuntimeError,
+    TemplateError, TypeError, ValueError,
 )  # fmt: skip
 
 
@@ -199,7 +199,9 @@ class Work:
     def look_up(self, questions: Sequence[Question], own: Mapping[str, dict[str, Any]]) -> None:
         """Find the tasks by name; raises BadRequestError with the nearest name for another."""
         self._questions = questions
-        self._manager = TaskManager()
+        # The harness's own index is made of 14,000 files, which takes ten seconds.
+        whole = all("output_type" in own.get(question.task, ()) for question in questions)
+        self._manager = TaskManager(include_defaults=not whole)
         index = self._manager.task_index
         for name, config in own.items():
             _add(index, name, config, self._scratch)
@@ -260,7 +262,7 @@ class Work:
                 f"{question.field}: {question.task} cannot be asked: {_sentence(error)}",
                 reason=FailureReason.UNUSABLE_DATASET,
             ) from error
-        return list(_scores(question, loaded, results))
+        return list(scores(question, list(loaded["tasks"]), results))
 
 
 class Counting(Asked):
@@ -346,47 +348,6 @@ def _confine_templates() -> None:
     confined = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     confined.filters.update(before.filters)
     lm_eval.utils.env = confined
-
-
-def _scores(
-    question: Question, loaded: Mapping[str, Any], results: Mapping[str, Any]
-) -> Iterator[Score]:
-    """Yield the numbers of a task; of a group its own, or else its tasks'; of a tag its tasks'."""
-    found = results["results"]
-    names = [question.task] if _numbers(found.get(question.task, {})) else list(loaded["tasks"])
-    for name in names:
-        values = found.get(name, {})
-        members = [name] if name in results["n-samples"] else list(loaded["tasks"])
-        samples = sum(results["n-samples"][one]["effective"] for one in members)
-        better = results["higher_is_better"].get(name) or {}
-        for key, value in _numbers(values).items():
-            metric, _, kind = key.partition(",")
-            error = values.get(f"{metric}_stderr,{kind}")
-            yield Score(
-                task=name,
-                metric=metric if kind == "none" else key,
-                value=value,
-                standard_error=float(error) if _is_number(error) else None,
-                samples=samples,
-                few_shot=question.few_shot,
-                higher_is_better=better.get(metric),
-                version=str(results["versions"].get(name) or "")[:32],
-            )
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        key: float(value)
-        for key, value in values.items()
-        if "," in key and "_stderr," not in key and _is_number(value)
-    }
-
-
-def _is_number(value: object) -> bool:
-    try:
-        return not isinstance(value, str) and math.isfinite(float(value))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
 
 
 def _sentence(error: BaseException) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +63,45 @@ def pairs(original: Sequence[Score], quantized: Sequence[Score]) -> tuple[Pair, 
         for score in original
         if (score.task, score.metric) in by_name
     )
+
+
+def scores(question: Question, tasks: Sequence[str], results: Mapping[str, Any]) -> Iterator[Score]:
+    """Yield the scores in the harness's `results` for a question that stands for `tasks`.
+
+    Of a task its own numbers; of a group its own, or else its tasks'; of a tag its tasks'.
+    """
+    found = results["results"]
+    names = [question.task] if _numbers(found.get(question.task, {})) else tasks
+    for name in names:
+        values = found.get(name, {})
+        members = [name] if name in results["n-samples"] else tasks
+        samples = sum(results["n-samples"][one]["effective"] for one in members)
+        better = results["higher_is_better"].get(name) or {}
+        for key, value in _numbers(values).items():
+            metric, _, kind = key.partition(",")
+            error = values.get(f"{metric}_stderr,{kind}")
+            yield Score(
+                task=name,
+                metric=metric if kind == "none" else key,
+                value=value,
+                standard_error=float(error) if _is_number(error) else None,
+                samples=samples,
+                few_shot=question.few_shot,
+                higher_is_better=better.get(metric),
+                version=str(results["versions"].get(name) or "")[:32],
+            )
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in values.items()
+        if "," in key and "_stderr," not in key and _is_number(value)
+    }
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return not isinstance(value, str) and math.isfinite(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
