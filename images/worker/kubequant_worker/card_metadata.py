@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kubequant.api.engines import ENGINES
 from kubequant.api.spec import Method
 from kubequant_worker.page.tables import method_name
+from kubequant_worker.serving import served_variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,9 +73,7 @@ def _tags(report: RunReport) -> list[str]:
     """Return the method, the number of bits and the format as the Hub writes them, then ours."""
     method = _method(report)
     tags = [method.value.lower()] if method else []
-    bits = getattr(report.settings.parameters(), "bits", None) if report.settings else None
-    bits = bits or (_BITS.get(method) if method else None)
-    if bits:
+    if bits := _bits(report, method):
         tags.append(f"{bits}-bit")
     engine = _letters(report.resolved.engine) if report.resolved else ""
     tags += [
@@ -84,6 +83,16 @@ def _tags(report: RunReport) -> list[str]:
     ]
     quantized = [] if method in _NOT_QUANTIZED else ["quantized"]
     return list(dict.fromkeys([*tags, *quantized, "kubequant"]))
+
+
+def _bits(report: RunReport, method: Method | None) -> int | None:
+    """Return the bits of a weight where they are whole: those made, else those asked for."""
+    served = served_variant(report)
+    made = served.bits_per_weight if served else None
+    if made is not None:
+        return int(float(made)) if float(made).is_integer() else None
+    asked = getattr(report.settings.parameters(), "bits", None) if report.settings else None
+    return asked or (_BITS.get(method) if method else None)
 
 
 def _letters(name: str) -> str:

@@ -297,7 +297,7 @@ class Run:
         code = error.exit_code
         report = self.failed(code, failure_of(code, error.reason, error.message, error.advice))
         try:
-            store.leave({"report.json": report_json(report)})
+            store.leave({"report.json": report_json(report), PAGE_NAME: report_page(report)})
         except WorkerError as trouble:
             _log.warning("the report could not be left at %s: %s", store.uri, trouble)
             self.record.left_at = ""

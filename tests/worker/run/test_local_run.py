@@ -206,8 +206,10 @@ def test_a_gate_that_fails_publishes_nothing_and_says_by_how_much(tmp_path: Path
     assert ended.report["failure"]["reason"] == "GateFailed"
     assert "spec.gates[0]: Q2_K: MeanKLDivergence is 0.0" in ended.report["failure"]["message"]
     assert [variant["gatesPassed"] for variant in ended.report["variants"]] == [True, False]
-    (left,) = files_below(tmp_path / "out")
-    assert left == f"tiny/{ended.report['digest']}.failed/report.json"
+    left = files_below(tmp_path / "out")
+    folder = f"tiny/{ended.report['digest']}.failed"
+    assert set(left) == {f"{folder}/report.json", f"{folder}/report.html"}
+    assert b"Run failed: GateFailed" in left[f"{folder}/report.html"]
 
 
 def test_a_failed_gate_is_published_and_marked_where_the_manifest_says_so(tmp_path: Path) -> None:
