@@ -96,14 +96,17 @@ def test_the_colours_of_a_plot_follow_the_theme(show: Callable[..., Any]) -> Non
 
 
 def test_a_printed_page_is_dark_on_white_also_in_a_dark_theme(show: Callable[..., Any]) -> None:
-    with show(report_page(whole_report()), scheme="dark") as shown:
+    # As wide as A4 without its margins.
+    with show(report_page(whole_report()), width=718, scheme="dark") as shown:
         shown.page.emulate_media(media="print", color_scheme="dark")
         colours = shown.run(
             "[getComputedStyle(document.body).backgroundColor, "
             "getComputedStyle(document.body).color]"
         )
+        width = shown.run("document.documentElement.scrollWidth")
         printed = shown.page.pdf(format="A4")
 
+    assert width == 718
     assert colours == ["rgb(255, 255, 255)", "rgb(0, 0, 0)"]
     assert printed.startswith(b"%PDF")
     assert printed.count(b"/Type /Page\n") in range(2, 16)
