@@ -98,8 +98,8 @@ SHAPES = {
     "Qwen2 by AWQ": ("qwen2", spec("AWQ"), 0.6),
     "tied embeddings by GPTQ": ("tied", spec("GPTQ"), 0.6),
     "shards by GPTQ": ("sharded", spec("GPTQ"), 0.6),
-    "spilled to disk by GPTQ": ("tiny", {**spec("GPTQ"), "memory": {"offload": "Disk"}}, 0.02),
-    "spilled to disk by AWQ": ("tiny", {**spec("AWQ"), "memory": {"offload": "Disk"}}, 0.02),
+    "spilled to disk by GPTQ": ("tied", {**spec("GPTQ"), "memory": {"offload": "Disk"}}, 0.6),
+    "spilled to disk by AWQ": ("qwen2", {**spec("AWQ"), "memory": {"offload": "Disk"}}, 0.6),
 }
 
 
@@ -278,15 +278,28 @@ def test_other_shapes_load_elsewhere_too(made: Made, case: str) -> None:
     assert 0 < made.numbers[case]["divergence"] < SHAPES[case][2]
 
 
-@pytest.mark.parametrize("method", ["GPTQ", "AWQ"])
-def test_a_model_that_is_spilled_to_disk_gives_the_same_checkpoint(made: Made, method: str) -> None:
-    spilled = f"spilled to disk by {method}"
-
+@pytest.mark.parametrize(
+    ("spilled", "whole"),
+    [
+        ("spilled to disk by GPTQ", "tied embeddings by GPTQ"),
+        ("spilled to disk by AWQ", "Qwen2 by AWQ"),
+    ],
+)
+def test_a_model_that_is_spilled_to_disk_gives_the_same_checkpoint(
+    made: Made, spilled: str, whole: str
+) -> None:
     assert list((made.folder / spilled / "scratch" / "spill").iterdir())
-    assert made.types(spilled) == made.types(method)
+    assert made.types(spilled) == made.types(whole)
     assert made.numbers[spilled]["divergence"] == pytest.approx(
-        made.numbers[method]["divergence"], rel=0.01
+        made.numbers[whole]["divergence"], rel=0.01
     )
+
+
+def test_gpt2_is_quantized_too(made: Made) -> None:
+    types = made.types("GPT-2")
+
+    assert "4 of 5 linear modules are quantized" in made.said["GPT-2"]["notes"]
+    assert types["transformer.h.0.attn.c_attn.qweight"] == "I32"
 
 
 def test_a_name_that_is_no_modules_is_told(made: Made) -> None:

@@ -6,6 +6,7 @@ half is `gptqmodel`.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from gptqmodel import BACKEND, AWQConfig, GPTQConfig, GPTQModel
 from gptqmodel.looper import awq_processor, module_looper
+from gptqmodel.models import loader
 from gptqmodel.nn_modules.qlinear import BaseQuantLinear
 from gptqmodel.utils.model import (
     convert_gptq_v1_to_v2_format_module,
@@ -109,14 +111,17 @@ def _loaded(job: Mapping[str, Any], loading: Loading) -> Any:
         offload_to_disk_path=loading.spill if job["spills"] else None,
         wait_for_submodule_finalizers=job["waits"],
     )
+    # What it reads from the disk layer by layer is safetensors anyway, and takes no such word.
+    safe = {} if job["spills"] or loading.allow_pickle else {"use_safetensors": True}
     try:
-        return GPTQModel.from_pretrained(
-            job["model"],
-            config,
-            dtype=getattr(torch, loading.dtype),
-            trust_remote_code=loading.trust_remote_code,
-            use_safetensors=None if loading.allow_pickle else True,
-        )
+        with _config_kept_from_the_tokenizer():
+            return GPTQModel.from_pretrained(
+                job["model"],
+                config,
+                dtype=getattr(torch, loading.dtype),
+                trust_remote_code=loading.trust_remote_code,
+                **safe,
+            )
     except _CANNOT as error:
         raise BadRequestError(
             f"spec.model: gptqmodel does not load the model: {sentence(error)}",
@@ -124,6 +129,21 @@ def _loaded(job: Mapping[str, Any], loading: Loading) -> Any:
             advice="take a causal language model of an architecture that gptqmodel knows, or "
             "another engine or method",
         ) from error
+
+
+@contextmanager
+def _config_kept_from_the_tokenizer() -> Iterator[None]:
+    """Build the model by its own config: gptqmodel mends the padding token in it by the family.
+
+    A checkpoint with another vocabulary then has a padding token that it has no row for.
+    """
+    load = loader.load_hf_tokenizer
+
+    def loaded(path: str, *, model_config: Any, **named: Any) -> Any:
+        return load(path, model_config=copy.deepcopy(model_config), **named)
+
+    with patch.object(loader, "load_hf_tokenizer", loaded):
+        yield
 
 
 def _choose(model: Any, job: Mapping[str, Any]) -> Choice:
