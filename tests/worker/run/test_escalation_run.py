@@ -139,10 +139,11 @@ def test_a_ladder_that_ends_fails_with_every_step_and_leaves_the_report(tmp_path
         assert message.startswith("Q6_K: Q6_K, Q8_0 were tried, and there the ladder ends; ")
         assert "spec.gates[0]: Q8_0: MeanKLDivergence is " in message
         left = files_below(tmp_path / "out")
-        assert set(left) == {f"tiny/{ended.report['digest']}.failed/report.json"}
+        beside = f"tiny/{ended.report['digest']}.failed"
+        assert set(left) == {f"{beside}/report.json", f"{beside}/report.html"}
         address = ended.report["failure"]["reportUri"]
         assert Path(address.removeprefix("file://")).is_file()
-        told = json.loads(next(iter(left.values())))
+        told = json.loads(left[f"{beside}/report.json"])
         assert (told["outcome"], len(told["escalation"])) == ("Failed", 2)
 
 
@@ -215,4 +216,6 @@ def test_a_broken_model_is_never_published_as_good(
     assert report.exit_code == ExitCode(code)
     assert report.failure is not None
     assert report.failure.reason.value == reason
-    assert set(files_below(tmp_path / "out")) == {"tiny/0123abcd.failed/report.json"}
+    assert set(files_below(tmp_path / "out")) == {
+        "tiny/0123abcd.failed/report.html", "tiny/0123abcd.failed/report.json",
+    }  # fmt: skip
