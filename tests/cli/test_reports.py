@@ -43,9 +43,10 @@ def test_a_terminal_shows_speed_benchmarks_gates_and_what_to_do_next() -> None:
     text = shown(whole_report())
 
     for words in (
-        "71.0 │  1.86\N{MULTIPLICATION SIGN} │  5.04 GiB",
-        "Q4_K_M (recommended)",
-        "Q2_K (gate failed)",
+        "│ Q4_K_M * │     71.0 │  1.86\N{MULTIPLICATION SIGN} │",
+        "Q2_K !",
+        "! a gate does not hold",
+        "* recommended",
         "PerplexityIncreasePercent │ at most 2.0 │ 15.06 ± 0.060 │ does not hold",
         "hellaswag │ acc_norm │ 0.7921 ± 0.0041 │ 0.7868 ± 0.0041 │    -0.0053",
         "next: Calibrate with text of your own domain.",
@@ -115,6 +116,18 @@ def test_several_artifacts_are_laid_side_by_side(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "compare.html").read_text()
     assert [row["optimal"] for row in as_json["rows"]] == [True] * 4 + [False]
     assert as_json["warnings"][0].startswith(f"{gguf} and {awq}: ")
+
+
+def test_the_tables_of_a_report_fit_a_terminal_of_eighty_columns() -> None:
+    written = io.StringIO()
+    variants = [{**one, "benchmarkDetails": []} for one in whole_report().to_json()["variants"]]
+    report = whole_report(variants=variants, gates=[])
+    print_report(report, Console(file=written, width=80))
+    text = written.getvalue()
+
+    assert max(len(line) for line in text.splitlines() if line[0] in "┏┃│") <= 80
+    assert "…" not in text
+    assert "94.9 %" in text
 
 
 def test_a_comparison_fits_a_terminal_of_eighty_columns() -> None:

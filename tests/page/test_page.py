@@ -71,7 +71,7 @@ def test_no_identifier_stands_twice_and_every_reference_leads_to_one() -> None:
 def test_the_headline_is_the_recommended_variants() -> None:
     tiles = page(whole_report()).text("dl")[0]
 
-    assert "Smaller by69.4 %14.96 GiB → 4.58 GiB" in tiles
+    assert "Smaller by69.4 %15.0 GiB → 4.58 GiB" in tiles
     assert "+1.12 %± 0.06 standard error" in tiles
     assert "1.86\N{MULTIPLICATION SIGN}38.1 → 71.0 tokens/s" in tiles
 
@@ -138,7 +138,7 @@ def test_expected_stands_beside_measured_with_the_shortfall_in_words() -> None:
     document = page(whole_report())
     (table,) = (text for text in document.text("table") if text.startswith("Expected"))
 
-    assert "75.0 % 80.2 % at most +3.0 % +15.06 % very good falls short" in table
+    assert "75.0 % 80.2 % at most +3 % +15.06 % very good falls short" in table
     assert "Q2_K: the weights are 64.3 % smaller, and 75 % are usual" in document.text("li")
 
 

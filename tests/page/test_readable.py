@@ -24,6 +24,11 @@ from kubequant_worker import readable
         pytest.param(
             readable.with_error("+0.51 %", "0.061"), "+0.51 ± 0.06 %", id="an error before the unit"
         ),
+        pytest.param(
+            readable.with_error("0.0002", "0.00002", 4), "0.0002 ± 0.00002", id="a tiny error"
+        ),
+        pytest.param(readable.with_error("1.0", "0"), "1.0 ± 0.00", id="an error of nothing"),
+        pytest.param(readable.seconds("0.000"), "0 s", id="no time"),
         pytest.param(readable.with_error("", "0.061"), "", id="no error of nothing"),
         pytest.param(readable.with_error("22.55", None), "22.55", id="no error"),
         pytest.param(readable.divergence("0.00021"), "0.0002", id="a small divergence"),

@@ -18,7 +18,7 @@ def size(size_bytes: int | None) -> str:
     if size_bytes is None:
         return ""
     if size_bytes >= GIB:
-        return f"{size_bytes / GIB:.2f} GiB"
+        return f"{size_bytes / GIB:.{1 if size_bytes >= 10 * GIB else 2}f} GiB"
     if size_bytes >= MIB / 10:
         return f"{size_bytes / MIB:.1f} MiB"
     return f"{size_bytes:,} bytes"
@@ -49,7 +49,13 @@ def with_error(text: str, error: str | None, places: int = 2) -> str:
     if not text or error is None:
         return text
     number, blank, unit = text.partition(" ")
-    return f"{number} ± {decimal(error, places)}{blank}{unit}"
+    return f"{number} ± {_error(error, places)}{blank}{unit}"
+
+
+def _error(error: str, places: int) -> str:
+    """Return an error with so many places, or with its first digit where that would be zero."""
+    text = decimal(error, places)
+    return text if Decimal(text) or not Decimal(error) else f"{Decimal(f'{float(error):.1g}'):f}"
 
 
 def divergence(value: str | None) -> str:
@@ -71,6 +77,8 @@ def seconds(value: str | None) -> str:
     if value is None:
         return ""
     number = float(value)
+    if number == 0:
+        return "0 s"
     if number < 1:
         return f"{number * 1000:.{1 if number < _SMALL else 0}f} ms"
     if number < 120:  # noqa: PLR2004 - two minutes

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 def print_report(report: RunReport, console: Console) -> None:
     """Print what became of a run: its tables, where the artifact is, notes, or the failure."""
-    if report.variants:
-        console.print(_numbers(report))
+    _print_variants(report, console)
     for table in (
         shared.gates_table(report),
         shared.escalation_table(report),
@@ -43,6 +42,17 @@ def print_report(report: RunReport, console: Console) -> None:
             _say(console, escape(failure.advice))
         return
     _print_success(report, console)
+
+
+def _print_variants(report: RunReport, console: Console) -> None:
+    if report.variants:
+        console.print(_numbers(report))
+    if shared.has_speed(report):
+        console.print(_speeds(report))
+    if report.recommended:
+        _say(console, "* recommended")
+    if any(one.gates_passed is False for one in report.variants):
+        _say(console, "! a gate does not hold")
 
 
 def _print_success(report: RunReport, console: Console) -> None:
@@ -78,58 +88,65 @@ def _say(console: Console, text: str) -> None:
 
 
 def _numbers(report: RunReport) -> Table:
-    """Return what was measured, the original in the first row."""
-    rows = [_original(report.original)] if report.original is not None else []
-    rows += [_variant(report, variant) for variant in report.variants]
-    head = (
-        "type", "size", "smaller", "perplexity", "change", "mean KL", "same token", "tokens/s",
-        "faster", "memory",
-    )  # fmt: skip
-    kept = [n for n in range(len(head)) if any(row[n] for row in rows)]
-    table = Table(
-        title=escape(f"{report.name}: {shared.method_name(report)}"), title_justify="left"
-    )
-    for index in kept:
-        first = index == 0
-        table.add_column(head[index], justify="left" if first else "right", no_wrap=not first)
-    for place, row in enumerate(rows):
-        table.add_row(
-            *(escape(row[index]) for index in kept),
-            end_section=place == 0 and report.original is not None,
+    """Return sizes and losses, the original in the first row, the variant to serve with a star."""
+    original = report.original
+    rows = []
+    if original is not None:
+        before = (readable.size(original.size_bytes), "", readable.decimal(original.perplexity))
+        rows.append(("original", *before, "", "", ""))
+    rows += [
+        (
+            _name(report, one),
+            readable.size(one.size_bytes),
+            readable.percent(one.size_reduction_percent),
+            readable.decimal(one.perplexity),
+            readable.percent(one.perplexity_increase_percent, 2, sign=True),
+            readable.decimal(one.mean_kl_divergence, 4),
+            readable.percent(one.top_token_agreement_percent),
         )
+        for one in report.variants
+    ]
+    head = ("type", "size", "smaller", "perplexity", "change", "mean KL", "same token")
+    title = f"{report.name}: {shared.method_name(report)}"
+    return _before_and_after(report, shared.table(title, head, rows, words=1))
+
+
+def _speeds(report: RunReport) -> Table:
+    """Return speed and memory, the original in the first row."""
+    rows = [_speed(_name(report, one), one, readable.times(one.speedup)) for one in report.variants]
+    if report.original is not None:
+        rows.insert(0, _speed("original", report.original, ""))
+    head = ("type", "tokens/s", "factor", "first token", "memory")
+    return _before_and_after(report, shared.table("Speed", head, rows, words=1))
+
+
+def _speed(name: str, one: OriginalReport | VariantReport, factor: str) -> tuple[str, ...]:
+    detail = one.performance_detail
+    return (
+        name,
+        readable.rate(one.tokens_per_second),
+        factor,
+        readable.seconds(detail.first_token_seconds) if detail else "",
+        readable.size(one.peak_memory_bytes),
+    )
+
+
+def _name(report: RunReport, variant: VariantReport) -> str:
+    failed = " !" if variant.gates_passed is False else ""
+    return f"{variant.name}{' *' if variant.name == report.recommended else ''}{failed}"
+
+
+def _before_and_after(report: RunReport, one: shared.Table) -> Table:
+    """Return a table without empty columns, a line below the original."""
+    one = shared.without_empty_columns(one)
+    table = Table(title=escape(one.caption), title_justify="left")
+    for index, name in enumerate(one.head):
+        first = index == 0
+        table.add_column(escape(name), justify="left" if first else "right", no_wrap=not first)
+    for place, row in enumerate(one.rows):
+        ends = place == 0 and report.original is not None
+        table.add_row(*map(escape, row.cells), end_section=ends)
     return table
-
-
-def _original(original: OriginalReport) -> tuple[str, ...]:
-    return (
-        "original",
-        readable.size(original.size_bytes),
-        "",
-        readable.decimal(original.perplexity),
-        "",
-        "",
-        "",
-        readable.rate(original.tokens_per_second),
-        "",
-        readable.size(original.peak_memory_bytes),
-    )
-
-
-def _variant(report: RunReport, variant: VariantReport) -> tuple[str, ...]:
-    marks = [" (gate failed)"] if variant.gates_passed is False else []
-    marks += [" (recommended)"] if variant.name == report.recommended else []
-    return (
-        f"{variant.name}{''.join(marks)}",
-        readable.size(variant.size_bytes),
-        readable.percent(variant.size_reduction_percent),
-        readable.decimal(variant.perplexity),
-        readable.percent(variant.perplexity_increase_percent, 2, sign=True),
-        readable.decimal(variant.mean_kl_divergence, 4),
-        readable.percent(variant.top_token_agreement_percent),
-        readable.rate(variant.tokens_per_second),
-        readable.times(variant.speedup),
-        readable.size(variant.peak_memory_bytes),
-    )
 
 
 def _compared(comparison: Comparison) -> Table:

@@ -67,7 +67,8 @@ def method_name(report: RunReport) -> str:
 def setting(report: RunReport, variant: VariantReport) -> str:
     """Return how many bits a variant has and how, as far as the report says; "" where not."""
     if variant.setting:
-        return variant.setting
+        # The name of a GGUF type says all of it.
+        return "" if variant.setting == variant.name else variant.setting
     settings = report.settings
     bits = getattr(settings.parameters(), "bits", None) if settings else None
     known = {"INT4": 4, "INT8": 8, "FP8": 8}
@@ -188,7 +189,7 @@ def expectation_table(report: RunReport) -> Table:
     for one in report.variants:
         if (expected := one.expected) is None:
             continue
-        most = readable.decimal(expected.most_perplexity_increase_percent, 1)
+        most = expected.most_perplexity_increase_percent
         rows.append(
             Row(
                 (
