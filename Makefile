@@ -44,9 +44,10 @@ image-%:
 env-%: $(READY) ## env-<name>: make the Python environment of images/<name> and print its interpreter
 	@$(BIN)/python images/environment.py $*
 
-generate: $(READY) ## write again what is generated: the CRD, the JSON schemas, what deploy/ installs, the guide's picture
+generate: $(READY) ## write again what is generated: the CRD, the JSON schemas, what deploy/ installs, tables and pictures in docs
 	$(BIN)/python -m kubequant.api.crd
-	$(BIN)/python deploy/generate.py && $(BIN)/python docs/choosing.py
+	$(BIN)/python deploy/generate.py
+	$(BIN)/python docs/choosing.py && $(BIN)/python docs/generate.py
 
 bench: $(READY) ## measure the figures of docs/benchmarks.md, each against a peer in the same run
 	$(BIN)/python -m tests.bench
