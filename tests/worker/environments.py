@@ -28,4 +28,7 @@ def variables() -> dict[str, str]:
     folders = (ROOT / "operator", ROOT / "images" / "worker", ROOT)
     # A machine's own GPU is left alone: what needs one is marked `gpu`.
     hidden = {"CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "default"}
-    return {**kept, **hidden, "PYTHONPATH": os.pathsep.join(map(str, folders))}
+    # What libraries would compile at its first use takes minutes, and an image cannot; and threads
+    # that spin while they wait are slow where others work too.
+    quick = {"TORCHDYNAMO_DISABLE": "1", "GOMP_SPINCOUNT": "1000"}
+    return {**kept, **hidden, **quick, "PYTHONPATH": os.pathsep.join(map(str, folders))}

@@ -27,7 +27,6 @@ from gptqmodel.utils.model import (
     get_layer_name,
     get_layers_with_prefixes,
 )
-from transformers.pytorch_utils import Conv1D
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
@@ -57,7 +56,6 @@ if TYPE_CHECKING:
 
 _CONFIGS: Final[dict[str, Any]] = {"gptq": GPTQConfig, "awq": AWQConfig}
 _BACKENDS: Final = {"gptq": BACKEND.GPTQ_TORCH, "awq": BACKEND.AWQ_TORCH}
-_LINEAR: Final = (torch.nn.Linear, Conv1D)
 # What is said of how a checkpoint was made; the rest of gptqmodel's words are of this machine.
 _META: Final = (
     "quantizer", "uri", "damp_percent", "damp_auto_increment", "static_groups", "true_sequential",
@@ -149,24 +147,21 @@ def _config_kept_from_the_tokenizer() -> Iterator[None]:
 def _choose(model: Any, job: Mapping[str, Any]) -> Choice:
     """Return which modules are quantized, and tell gptqmodel; raises BadRequestError."""
     inner = model.model
-    linear = {name: one for name, one in inner.named_modules() if isinstance(one, _LINEAR)}
+    # transformers' Conv1D (GPT-2's layers) it would quantize too, and transformers not load again.
+    kind = torch.nn.Linear
+    linear = {name: one for name, one in inner.named_modules() if isinstance(one, kind)}
     kinds = {name: [kind.__name__ for kind in type(one).__mro__] for name, one in linear.items()}
     reached = _reached(model, linear)
     choice = choose(kinds, reached, job["ignore"])
     require_possible(
         choice,
         head=model.get_output_embeddings_name() or "",
-        widths={name: _columns(one) for name, one in linear.items()},
+        widths={name: int(one.weight.shape[-1]) for name, one in linear.items()},
         group_size=job["arguments"]["group_size"],
         architecture=type(inner).__name__,
     )
     model.quantize_config.dynamic = without(choice, reached)
     return choice
-
-
-def _columns(module: Any) -> int:
-    rows, columns = module.weight.shape
-    return int(rows if isinstance(module, Conv1D) else columns)
 
 
 def _reached(model: Any, linear: Collection[str]) -> frozenset[str]:

@@ -104,7 +104,8 @@ def require_possible(
             f"spec.method: in {architecture} there is nothing for gptqmodel to quantize: of its "
             f"{len(choice.ignored) + len(choice.unreached)} linear modules all are ignored",
             reason=FailureReason.UNSUPPORTED_MODEL,
-            advice="ignore fewer, or take another method, such as GGUF or BitsAndBytes",
+            advice="ignore fewer, or, for a model whose layers are not torch.nn.Linear (GPT-2 is "
+            "one), take another method, such as GGUF or BitsAndBytes",
         )
     uneven = [name for name in choice.quantized if group_size > 0 and widths[name] % group_size]
     if uneven:
