@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,11 +145,11 @@ def test_an_image_holds_the_pinned_versions_and_nothing_else(
     lines = [line for file in pins for line in (ROOT / file).read_text().splitlines()]
     pinned = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
 
+    # What an older pip installs of an sdist has no dist-info; this finds both.
     held = {
-        re.sub("[-_.]+", "-", folder.name.removesuffix(".dist-info").rpartition("-")[0]).lower():
-        folder.name.removesuffix(".dist-info").rpartition("-")[2]
-        for folder in packages.glob("*.dist-info")
-    }  # fmt: skip
+        re.sub("[-_.]+", "-", one.name).lower(): one.version
+        for one in distributions(path=[str(packages)])
+    }
     ours = {"kubequant": __version__, "pip": held.get("pip"), "setuptools": held.get("setuptools")}
 
     assert {key: value for key, value in held.items() if key not in ours} == {
