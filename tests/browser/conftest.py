@@ -29,8 +29,9 @@ class Shown:
         return self.page.evaluate(script)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Start a browser and end it before other modules: while it lives, this thread has a loop."""
     packages.install("chromium")
     with sync_playwright() as playwright:
         # As root, Chromium has no sandbox; it opens nothing but files that a test has written.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from kubequant_worker import readable
 from kubequant_worker.card_metadata import card_metadata
 from kubequant_worker.page import tables
-from kubequant_worker.page.view import notes, shortfalls
+from kubequant_worker.page.view import notes, performance_facts, shortfalls
 from kubequant_worker.serving import commands, served_variant
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def model_card(report: RunReport) -> bytes:
         *_quality(report),
     ]
     if tables.has_speed(report):
-        parts += ["## What was won", *_markdown(tables.performance_table(report))]
+        parts += ["## What was won", *_speed(report)]
     parts += ["## How to load it", *_usage(report), "## How it was made", _origin(report)]
     if found := notes(report):
         parts += ["## Worth knowing", _list(found)]
@@ -95,6 +95,12 @@ def _quality(report: RunReport) -> Iterable[str]:
         yield _list(short)
     yield from _markdown(tables.benchmarks_table(report))
     yield from _markdown(tables.gates_table(report))
+
+
+def _speed(report: RunReport) -> Iterable[str]:
+    yield from _markdown(tables.performance_table(report))
+    if facts := performance_facts(report):
+        yield f"Measured on {_text(facts)}"
 
 
 def _text_name(uri: str) -> str:

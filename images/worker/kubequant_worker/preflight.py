@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from kubequant_worker.methods import Needs
 
 
-def refuse_what_is_missing(spec: QuantizationJobSpec) -> list[str]:
-    """Return warnings for what is left out, and refuse what would be asked in vain.
+def refuse_what_is_missing(spec: QuantizationJobSpec) -> None:
+    """Refuse what would be asked in vain, before an engine is chosen.
 
     Raises:
         BadRequestError: The spec asks for something that this version does not do.
@@ -41,7 +41,6 @@ def refuse_what_is_missing(spec: QuantizationJobSpec) -> list[str]:
             "spec.device: CPU, or run it where NVIDIA's driver shows a GPU",
             reason=FailureReason.DEVICE_NOT_FOUND,
         )
-    return []
 
 
 def require_secrets(spec: QuantizationJobSpec, credentials: Path) -> None:

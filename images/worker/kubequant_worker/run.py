@@ -126,9 +126,9 @@ class Run:
         try:
             with self._stage(Stage.PREFLIGHT) as progress:
                 require_secrets(self._spec, self._layout.credentials)
+                refuse_what_is_missing(self._spec)
                 method, choice = quantizer(self._spec)
                 self.record.engine_reason = choice.reason
-                self.record.warnings += refuse_what_is_missing(self._spec)
                 escalation = Escalation(self._spec, choice.name, installed_engines())
                 courses = list(possible_courses(self._spec, escalation))
                 self._preflight(store, courses, progress)

@@ -260,10 +260,10 @@ def test_a_text_too_short_to_measure_is_refused_with_the_numbers(tmp_path: Path)
     assert "at least 256 are needed" in failure["message"]
 
 
-def test_what_this_version_cannot_do_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
-    failure = refused(tmp_path, evaluation={"benchmarks": [{"task": "hellaswag"}]})
+def test_a_device_that_is_not_there_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+    failure = refused(tmp_path, device="GPU")
 
-    assert failure["message"].startswith("spec.evaluation.benchmarks: ")
+    assert failure["message"].startswith("spec.device: GPU is not used by method GGUF")
 
 
 def test_relative_paths_are_taken_from_the_manifest_and_output_from_the_command(

@@ -49,7 +49,14 @@ def assert_the_manifest_is_true(bucket: Bucket, output: str = "out") -> None:
     (key,) = [key for key in artifact_keys(bucket, output) if key.endswith("/manifest.json")]
     prefix = key.removesuffix("manifest.json")
     files = json.loads(bucket.get(key))["files"]
-    assert len(files) == 5
+    assert [file["path"] for file in files] == [
+        "README.md",
+        "provenance.json",
+        "report.html",
+        "report.json",
+        "tiny-Q4_0.gguf",
+        "tiny-Q8_0.gguf",
+    ]
     for file in files:
         content = bucket.get(prefix + file["path"])
         assert (len(content), hashlib.sha256(content).hexdigest()) == (file["size"], file["sha256"])
