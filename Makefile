@@ -12,7 +12,7 @@ help: ## list the targets
 
 setup: $(READY) ## make .venv with everything the other targets need (the first time: some minutes)
 
-$(READY): pyproject.toml images/gguf/constraints.txt images/gguf/wheel.py
+$(READY): pyproject.toml images/gguf/constraints.txt images/gguf/wheel.py images/gguf/wheel_cpu.py
 	@echo "setup: Python environment in $(VENV)" && $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -q uv==0.13.9 wheel==0.48.0
 	@echo "setup: llama.cpp wheel, built once and cached" && $(BIN)/python images/gguf/wheel.py >$(VENV)/llama-wheel
 	@echo "setup: packages (torch alone is 4.5 GB the first time)"

@@ -13,9 +13,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tests.testbed import packages
 
 TESTS = Path(__file__).parent
+
+# How long an example takes is the machine's affair: no test fails for speed.
+settings.register_profile("kubequant", deadline=None)
+settings.load_profile("kubequant")
 
 
 def _needs_go() -> str:

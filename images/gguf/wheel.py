@@ -3,7 +3,8 @@
 llama-cpp-python's sdist vendors llama.cpp with its converter (`convert_hf_to_gguf.py`,
 `conversion/`, `gguf-py/`); the wheel built from it leaves the converter out. This script builds the
 wheel and adds the converter of the same tree as `llama_cpp/converter/`, so that both halves are
-always one version.
+always one version. It also adds the CPU kernels again for newer processors, and what chooses among
+them when the package is imported (`wheel_cpu.py`).
 
 Usage: python images/gguf/wheel.py [--dest FOLDER]
 
@@ -17,6 +18,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import platform
+import runpy
 import shutil
 import subprocess
 import sys
@@ -28,6 +31,7 @@ from pathlib import Path
 VERSION = "0.3.36"
 SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 # GGML_NATIVE=OFF keeps the builder's own instructions out: the file must run on older nodes (AVX2).
+# Newer ones get kernels of their own from the variants.
 CMAKE_ARGS = (
     "-DGGML_NATIVE=OFF",
     "-DLLAVA_BUILD=OFF",
@@ -39,6 +43,8 @@ CMAKE_ARGS = (
 )
 CONVERTER = ("convert_hf_to_gguf.py", "conversion", "gguf-py/gguf", "LICENSE")
 BUILD_TAG = "1kubequant"
+CPU = Path(__file__).with_name("wheel_cpu.py")
+BUILD_TOOLS = ("cmake==4.4.4", "ninja==1.13.2")
 
 
 def cache_folder() -> Path:
@@ -49,7 +55,8 @@ def cache_folder() -> Path:
 
 def build_key() -> str:
     """Return eight hex digits of everything that decides what the wheel holds."""
-    parts = (VERSION, SDIST_SHA256, *CMAKE_ARGS, *CONVERTER, BUILD_TAG)
+    decided = (*BUILD_TOOLS, CPU.read_text(encoding="utf-8"))
+    parts = (VERSION, SDIST_SHA256, *CMAKE_ARGS, *CONVERTER, BUILD_TAG, *decided)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
@@ -108,6 +115,37 @@ def fetch_sdist(folder: Path, environment: dict[str, str]) -> Path:
     return next(folder.glob("llama_cpp_python-*.tar.gz"))
 
 
+def add_kernels(source: Path, package: Path, work: Path, environment: dict[str, str]) -> None:
+    """Build the CPU kernels once more for each variant, and let `package` choose among them."""
+    choice = runpy.run_path(str(CPU))
+    tools, log = work / "tools", work / "kernels.log"
+    install = [sys.executable, "-m", "pip", "install", "-q", "--target", str(tools), *BUILD_TOOLS]
+    run_quietly("fetching cmake and ninja", install, log, environment)
+    with_tools = {
+        **environment,
+        "PATH": f"{tools / 'bin'}{os.pathsep}{environment['PATH']}",
+        "PYTHONPATH": str(tools),
+    }
+    for name, _, words in choice["VARIANTS"]:
+        folder = work / "kernels" / name
+        options = [*CMAKE_ARGS, "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON"]
+        # Where the library lies in the end is where it looks for the one that all variants share.
+        options += ["-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON", "-DCMAKE_INSTALL_RPATH=$ORIGIN/../.."]
+        options += [f"-DGGML_{word}=ON" for word in words]
+        configure = ["cmake", "-G", "Ninja", "-S", str(source), "-B", str(folder), *options]
+        run_quietly(f"configuring the kernels for {name}", configure, log, with_tools)
+        make = ["cmake", "--build", str(folder), "--target", "ggml-cpu"]
+        run_quietly(f"building the kernels for {name} (about a minute)", make, log, with_tools)
+        target = package / "lib" / choice["FOLDER"] / name / choice["LIBRARY"]
+        target.parent.mkdir(parents=True)
+        shutil.copy2((folder / "bin" / choice["LIBRARY"]).resolve(), target)
+    shutil.copy2(CPU, package / "_cpu.py")
+    start = package / "__init__.py"
+    chosen = "from pathlib import Path as _Path\n\nfrom ._cpu import load as _load\n\n"
+    chosen += '_load(_Path(__file__).parent / "lib")\n\n'
+    start.write_text(chosen + start.read_text(encoding="utf-8"), encoding="utf-8")
+
+
 def build(destination: Path, work: Path) -> Path:
     """Build the wheel in `work`, put it into `destination` whole, and return its path."""
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
@@ -154,6 +192,8 @@ def build(destination: Path, work: Path) -> Path:
             shutil.copytree(origin, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(origin, target)
+    if platform.machine() == "x86_64":
+        add_kernels(source / "vendor" / "llama.cpp", tree / "llama_cpp", work, environment)
     packed = work / "packed"
     packed.mkdir()
     pack = [*wheel_tool, "pack", "-d", str(packed), "--build-number", BUILD_TAG, str(tree)]
