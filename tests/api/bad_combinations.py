@@ -253,6 +253,12 @@ CONTRADICTIONS = (
         "AutoRound tunes the rounding; set rounding: Tuned or engine: LLMCompressor",
     ),
     Bad(
+        "iterations of rounding to nearest",
+        "method: INT4, int4: {iterations: 50}",
+        "spec.int4.iterations",
+        "is only for rounding Tuned; remove it or set rounding: Tuned",
+    ),
+    Bad(
         "two of four with another sparsity",
         "method: Prune, prune: {pattern: TwoOfFour, sparsity: '0.6'}",
         "spec.prune.sparsity",

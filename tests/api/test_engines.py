@@ -8,6 +8,7 @@ import pytest
 from tests.api.cases import SMALLEST
 
 from kubequant.api.engines import (
+    AUTO_ROUND,
     ENGINES,
     LLM_COMPRESSOR,
     TORCH_AO,
@@ -94,7 +95,9 @@ def test_auto_takes_the_engine_of_the_device_that_can_do_what_is_asked(
 
 
 def test_rounding_that_an_engine_cannot_do_is_not_its_own() -> None:
-    assert candidates(spec(method="INT4", int4={"rounding": "Tuned"})) == ()
+    for rounding, engine in (("Nearest", LLM_COMPRESSOR), ("Tuned", AUTO_ROUND)):
+        found = candidates(spec(method="INT4", int4={"rounding": rounding}))
+        assert [one.name for one in found] == [engine]
 
 
 def test_a_method_without_a_choice_gives_no_reason() -> None:

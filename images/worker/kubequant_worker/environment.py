@@ -21,6 +21,7 @@ LIBRARIES: Final = (
     "lm_eval",
     "llama-cpp-python",
     "llmcompressor",
+    "auto-round",
     "compressed-tensors",
     "gptqmodel",
     "optimum",

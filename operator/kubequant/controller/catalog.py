@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from kubequant.api.engines import (
     AUTO,
+    AUTO_ROUND,
     BITS_AND_BYTES,
     ENGINES,
     GPTQ_MODEL,
@@ -34,6 +35,7 @@ class ImageKey(StrEnum):
     LLMCOMPRESSOR = "llmcompressor"
     GPTQMODEL = "gptqmodel"
     TRANSFORMERS = "transformers"
+    AUTO_ROUND = "auto-round"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ IMAGES: Final[dict[str, Image]] = {
     GPTQ_MODEL: Image(ImageKey.GPTQMODEL, "gptqmodel"),
     TORCH_AO: Image(ImageKey.TRANSFORMERS, "torchao"),
     BITS_AND_BYTES: Image(ImageKey.TRANSFORMERS, "bitsandbytes"),
+    AUTO_ROUND: Image(ImageKey.AUTO_ROUND, "auto-round"),
 }
 """The image of each engine. The worker itself says in Preflight whether the device is there."""
 
