@@ -66,6 +66,8 @@ class CheckpointQuantizer(ABC):
 
     LIBRARY: ClassVar[str]
     """The engine's distribution, whose version is reported."""
+    RUNTIME: ClassVar[type[TransformersRuntime]] = TransformersRuntime
+    """What measures the original and the variant."""
 
     def __init__(self, workspace: Workspace) -> None:
         """Prepare to work in `workspace`; starts nothing."""
@@ -158,7 +160,7 @@ class CheckpointQuantizer(ABC):
 
     def check_baseline(self, meter: Meter) -> tuple[str, ...]:
         """Keep the original's logits of a short text, which `verify` holds the variant against."""
-        baseline = Baseline(self._dtype, self._work.model, 0)
+        baseline = Baseline(self._dtype, self._measured_original(), 0)
         runtime = self.open_runtime(baseline, 0)
         opening = [] if runtime.bos_token is None else [runtime.bos_token]
         ids = np.array([*opening, *runtime.tokenize([CHECK_TEXT])[0]], np.int32)
@@ -168,6 +170,10 @@ class CheckpointQuantizer(ABC):
         meter.set_total(1)
         meter.advance(1, "the original loads")
         return ()
+
+    def _measured_original(self) -> Path:
+        """Return the folder that the original is measured from."""
+        return self._work.model
 
     def variants(self, calibration: TextSet | None, meter: Meter) -> Iterator[ProducedVariant]:
         """Produce the one variant: a folder of safetensors."""
@@ -180,10 +186,18 @@ class CheckpointQuantizer(ABC):
         yield ProducedVariant(
             name=self._spec.method.value,
             files=files,
-            size_bytes=weight_bytes(self._work.artifact),
+            size_bytes=self._produced_bytes(),
             notes=notes,
-            embedding_bytes=embedding_bytes(self._work.artifact),
+            embedding_bytes=self._embedding_bytes(),
         )
+
+    def _produced_bytes(self) -> int:
+        """Return the bytes of the weights in the artifact folder."""
+        return weight_bytes(self._work.artifact)
+
+    def _embedding_bytes(self) -> int:
+        """Return those of them that are token embeddings or the output matrix."""
+        return embedding_bytes(self._work.artifact)
 
     @abstractmethod
     def _produce(self, calibration: TextSet | None, meter: Meter) -> tuple[str, ...]:
@@ -246,7 +260,7 @@ class CheckpointQuantizer(ABC):
         """
         folder = self._work.artifact
         for path in sorted(self._work.model.iterdir()):
-            if path.is_file() and _travels(path.name):
+            if path.is_file() and self._travels(path.name):
                 shutil.copyfile(path, folder / path.name)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         for path in files:
@@ -254,6 +268,11 @@ class CheckpointQuantizer(ABC):
             if path.suffix == ".safetensors":
                 _require_sound(path)
         return tuple(path.relative_to(folder) for path in files)
+
+    def _travels(self, name: str) -> bool:
+        """Say whether a file of the original goes into the artifact as it is."""
+        made_anew = {"config.json", "generation_config.json"}
+        return is_passenger(name) and name not in made_anew
 
     def verify(self, produced: ProducedVariant, meter: Meter) -> tuple[str, ...]:
         """Load the variant in a new process, generate, and hold its logits against the original's.
@@ -290,7 +309,7 @@ class CheckpointQuantizer(ABC):
             self._runtime.close()
         started = self._next or self._engine_started()
         self._next = None
-        self._runtime = TransformersRuntime(started, path, loading, context_length)
+        self._runtime = self.RUNTIME(started, path, loading, context_length)
         return self._runtime
 
     def open_alone(self, of: Baseline | ProducedVariant) -> TransformersRuntime:
@@ -379,10 +398,9 @@ def embedding_bytes(folder: Path) -> int:
     )
 
 
-def _travels(name: str) -> bool:
-    """Say whether a file of the original goes into the artifact as it is."""
-    made_anew = {"config.json", "generation_config.json", *INDEXES}
-    return not is_weights(name) and name not in made_anew and name not in _OURS
+def is_passenger(name: str) -> bool:
+    """Say whether a model's file is neither weights, nor theirs, nor named as one of ours."""
+    return not is_weights(name) and name not in INDEXES and name not in _OURS
 
 
 def _require_sound(path: Path) -> None:
