@@ -42,6 +42,7 @@ IMAGES = {
     "llmcompressor": Image("images/llmcompressor/Dockerfile", over="base"),
     "gptqmodel": Image("images/gptqmodel/Dockerfile", over="base"),
     "transformers": Image("images/transformers/Dockerfile", over="base"),
+    "onnxruntime": Image("images/onnxruntime/Dockerfile", over="base"),
     "operator": Image("operator/Dockerfile"),
 }
 

@@ -18,6 +18,7 @@ from kubequant.api.engines import (
     GPTQ_MODEL,
     LLAMA_CPP,
     LLM_COMPRESSOR,
+    ONNX_RUNTIME,
     TORCH_AO,
     engine_choice,
 )
@@ -34,6 +35,7 @@ class ImageKey(StrEnum):
     LLMCOMPRESSOR = "llmcompressor"
     GPTQMODEL = "gptqmodel"
     TRANSFORMERS = "transformers"
+    ONNXRUNTIME = "onnxruntime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ IMAGES: Final[dict[str, Image]] = {
     LLAMA_CPP: Image(ImageKey.GGUF, "llama.cpp"),
     LLM_COMPRESSOR: Image(ImageKey.LLMCOMPRESSOR, "llmcompressor"),
     GPTQ_MODEL: Image(ImageKey.GPTQMODEL, "gptqmodel"),
+    ONNX_RUNTIME: Image(ImageKey.ONNXRUNTIME, "ONNX Runtime"),
     TORCH_AO: Image(ImageKey.TRANSFORMERS, "torchao"),
     BITS_AND_BYTES: Image(ImageKey.TRANSFORMERS, "bitsandbytes"),
 }

@@ -195,7 +195,7 @@ class CheckpointQuantizer(ABC):
         """Return the bytes of the weights in the artifact folder."""
         return weight_bytes(self._work.artifact)
 
-    def _embedding_bytes(self) -> int:
+    def _embedding_bytes(self) -> int | None:
         """Return those of them that are token embeddings or the output matrix."""
         return embedding_bytes(self._work.artifact)
 
