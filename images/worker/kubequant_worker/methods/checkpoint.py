@@ -7,7 +7,6 @@ quantizes is its own module's (`llmcompressor`), and which parameters it gets th
 
 from __future__ import annotations
 
-import re
 import shutil
 from abc import ABC, abstractmethod
 from importlib.metadata import version
@@ -15,15 +14,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from kubequant.api.contract import FailureReason
 from kubequant.api.fields import quantity_bytes
 from kubequant.api.spec import Device, Offload
 from kubequant.api.status import Usage
 from kubequant_worker.datasets import calibration_samples
-from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import Baseline, Needs, ProducedVariant
 from kubequant_worker.methods.checkpoint_check import CHECK_TEXT, Reference, judge, judge_saved
+from kubequant_worker.methods.checkpoint_files import (
+    embedding_bytes,
+    is_passenger,
+    require_sound,
+    weight_bytes,
+)
 from kubequant_worker.methods.memory import available_bytes
 from kubequant_worker.methods.precision import (
     has_bfloat16,
@@ -31,8 +34,7 @@ from kubequant_worker.methods.precision import (
     working_dtype,
 )
 from kubequant_worker.methods.transformers_runtime import TransformersEngine, TransformersRuntime
-from kubequant_worker.sources.model_folder import INDEXES, require_unquantized
-from kubequant_worker.sources.safetensors_header import HeaderError, read_header
+from kubequant_worker.sources.model_folder import require_unquantized
 from kubequant_worker.sources.selection import is_weights
 
 if TYPE_CHECKING:
@@ -54,11 +56,7 @@ GPU_CONTEXT_BYTES = 1 << 30
 _LARGEST_VOCABULARY = 262_144
 # What is left to activations and single layers where weights are spilled to disk.
 _SPILLED_SHARE = 0.25
-# Our own documents, whose names a model's files must not take.
-_OURS = frozenset({"README.md", "report.json", "report.html", "provenance.json", "manifest.json"})
 _READABLE = 0o644
-# The names that architectures of transformers give their embeddings and their output matrix.
-_EMBEDDING = re.compile(r"(^|[.])(embed_tokens|wte|word_embeddings|embed_in|embed_out|lm_head)[.]")
 
 
 class CheckpointQuantizer(ABC):
@@ -266,7 +264,7 @@ class CheckpointQuantizer(ABC):
         for path in files:
             path.chmod(_READABLE)
             if path.suffix == ".safetensors":
-                _require_sound(path)
+                require_sound(path)
         return tuple(path.relative_to(folder) for path in files)
 
     def _travels(self, name: str) -> bool:
@@ -381,33 +379,3 @@ class CheckpointQuantizer(ABC):
     ) -> None:
         """End the children."""
         self.close()
-
-
-def weight_bytes(folder: Path) -> int:
-    """Return the bytes of weights in a folder."""
-    return sum(path.stat().st_size for path in folder.iterdir() if is_weights(path.name))
-
-
-def embedding_bytes(folder: Path) -> int:
-    """Return the bytes of the token embeddings and the output matrix in a folder of safetensors."""
-    return sum(
-        span.end - span.begin
-        for path in folder.glob("*.safetensors")
-        for span in read_header(path)
-        if _EMBEDDING.search(span.name)
-    )
-
-
-def is_passenger(name: str) -> bool:
-    """Say whether a model's file is neither weights, nor theirs, nor named as one of ours."""
-    return not is_weights(name) and name not in INDEXES and name not in _OURS
-
-
-def _require_sound(path: Path) -> None:
-    try:
-        read_header(path)
-    except HeaderError as error:
-        raise BadRequestError(
-            f"{path.name}: the engine wrote what is no safetensors file: {error}",
-            reason=FailureReason.VERIFICATION_FAILED,
-        ) from error

@@ -18,13 +18,9 @@ from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.meter import Portion
 from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import Baseline, Needs
-from kubequant_worker.methods.checkpoint import (
-    LIBRARIES_BYTES,
-    CheckpointQuantizer,
-    is_passenger,
-    weight_bytes,
-)
+from kubequant_worker.methods.checkpoint import LIBRARIES_BYTES, CheckpointQuantizer
 from kubequant_worker.methods.checkpoint_check import CHECK_TEXT
+from kubequant_worker.methods.checkpoint_files import is_passenger, weight_bytes
 from kubequant_worker.methods.child import Child
 from kubequant_worker.methods.gguf_check import compare, judge
 from kubequant_worker.methods.onnx_runtime import OnnxEngine, OnnxRuntime
