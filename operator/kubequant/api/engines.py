@@ -82,7 +82,7 @@ ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
             _CPU,
             "it needs no data, and ONNX Runtime runs what it writes",
             "ONNX",
-            "ONNX Runtime, Optimum",
+            "ONNX Runtime",
             auto_on=frozenset(),
         ),
     ),
