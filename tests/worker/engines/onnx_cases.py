@@ -80,7 +80,6 @@ def quantized(folder: Path, case: dict[str, Any], exporter: Child, exported: Exp
         "progress": steps.done / steps.total,
         "exporting": export.messages,
         "exported": export.done / export.total,
-        "command": made.usage(produced).command,
     }
 
 

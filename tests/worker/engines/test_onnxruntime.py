@@ -6,16 +6,11 @@ nothing of kubequant: tracing a model takes most of the time, so each is exporte
 
 from __future__ import annotations
 
-import json
-import shlex
-import shutil
-import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.worker.engines.runs import program
-from tests.worker.environments import interpreter, variables
 from tests.worker.methods.conftest import TINY
 from tests.worker.methods.models import (
     changed_config,
@@ -25,8 +20,13 @@ from tests.worker.methods.models import (
     random_mixtral,
     random_qwen2,
 )
+from tests.worker.run.test_preflight import spec as asked
 
+from kubequant_worker.errors import MemoryExhaustedError
+from kubequant_worker.methods import ProducedVariant, Workspace
 from kubequant_worker.methods.checkpoint_check import MOST_DIVERGENCE
+from kubequant_worker.methods.int8 import ONNXRuntimeINT8
+from kubequant_worker.preflight import check_room
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -269,22 +269,20 @@ def test_a_name_that_is_no_modules_is_told(made: Made) -> None:
     assert "ignore: nothing is the name of no module" in notes
 
 
-def test_the_command_that_users_are_told_works_when_it_is_copied(
-    made: Made, tmp_path: Path
-) -> None:
-    folder = tmp_path / "copied"
-    shutil.copytree(made.artifact("INT8"), folder)
-    python, *words = shlex.split(made.said["INT8"]["command"])
-    assert python == "python"
-    done = subprocess.run(
-        [interpreter(IMAGE), *words],
-        cwd=folder,
-        env={key: value for key, value in variables().items() if key != "PYTHONPATH"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def test_a_model_larger_than_memory_is_refused_with_the_bytes_and_what_would_do() -> None:
+    needs = ONNXRuntimeINT8.needs(asked(**spec()), {"model.safetensors": 2**40})
 
-    assert done.returncode == 0, done.stderr
-    assert json.dumps(done.stdout.strip()) != '""'
+    assert needs.memory_bytes > 2.4 * 2**40, "in float32, and something to work with"
+    with pytest.raises(MemoryExhaustedError, match=r"needs at least 2\.4 TiB of memory") as refused:
+        check_room(replace(needs, scratch_bytes=0), TINY)
+    assert "LLMCompressor with spec.memory.offload: Disk" in refused.value.advice
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_the_command_trusts_code_where_the_run_did(*, trusted: bool, tmp_path: Path) -> None:
+    model = {"uri": "hf://example/model", "trustRemoteCode": trusted}
+    work = Workspace(asked(model=model, **spec()), tmp_path, tmp_path, tmp_path, "tiny", threads=1)
+    usage = ONNXRuntimeINT8(work).usage(ProducedVariant("INT8", (), 1))
+
+    assert usage.runtime == "ONNX Runtime"
+    assert ("trust_remote_code=True" in usage.command) is trusted

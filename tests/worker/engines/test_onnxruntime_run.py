@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from tests.worker.benchmarks.test_harness import ASKED, LOADING, TASKS, own_files
+from tests.worker.benchmarks.test_harness import spec as asking
 from tests.worker.engines.runs import kubequant
+from tests.worker.environments import interpreter, variables
+from tests.worker.evaluation.meters import Recorder
+from tests.worker.run.commands import commands_of, typed
 from tests.worker.run.manifests import TINY, manifest
+
+from kubequant_worker.benchmarks.harness import Harness
+from kubequant_worker.methods.transformers_runtime import TransformersEngine, TransformersRuntime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +34,10 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
         "int8": {"engine": "ONNXRuntime"},
         "gates": [{"metric": "PerplexityIncreasePercent", "max": "5"}],
     }
+    content["spec"]["evaluation"] |= {
+        "benchmarks": list(ASKED),
+        "taskFiles": {"uri": f"file://{TASKS}"},
+    }
     path.write_text(yaml.safe_dump(content))
     code, report, error = kubequant("onnxruntime", path)
     assert code == 0, error
@@ -36,8 +48,8 @@ def test_the_report_says_who_did_it_and_why(published: tuple[Path, dict[str, Any
     _, report = published
 
     assert report["resolved"]["engine"] == "onnxruntime 1.32.0"
-    assert report["resolved"]["reason"] == "The spec names engine ONNXRuntime."
-    assert report["original"]["runtime"] == "onnxruntime 1.32.0 on cpu"
+    assert report["resolved"]["reason"].endswith("The spec names engine ONNXRuntime.")
+    assert report["original"]["runtime"] == "onnxruntime 1.32.0 on cpu, float32"
     assert {"onnxruntime", "onnx", "onnxscript", "torch", "transformers"} <= {
         library["name"] for library in report["environment"]["versions"]
     }
@@ -56,6 +68,52 @@ def test_both_were_measured_by_onnx_runtime_on_the_same_tokens(
     assert 90 < float(variant["topTokenAgreementPercent"]) < 100
     assert variant["gatesPassed"] is True
     assert variant["generations"][0]["quantized"]
+
+
+def test_verification_held_it_against_the_original(
+    published: tuple[Path, dict[str, Any]],
+) -> None:
+    _, report = published
+    notes = report["variants"][0]["notes"]
+
+    assert any("loaded again and held against the original" in note for note in notes)
+    assert "Verifying" in [stage["stage"] for stage in report["stages"]]
+
+
+def test_both_were_timed_by_onnx_runtime_in_processes_of_their_own(
+    published: tuple[Path, dict[str, Any]],
+) -> None:
+    _, report = published
+    timed = [report["original"], *report["variants"]]
+    details = [model["performanceDetail"] for model in timed]
+
+    assert len({detail["processId"] for detail in details}) == 2
+    for model, detail in zip(timed, details, strict=True):
+        assert float(model["tokensPerSecond"]) > 0
+        assert (detail["promptTokens"], detail["newTokens"], detail["repetitions"]) == (32, 8, 2)
+        assert [batch["batchSize"] for batch in detail["batches"]] == [2]
+        assert model["peakMemoryBytes"] > model["sizeBytes"]
+
+
+def test_onnx_runtime_answers_benchmarks_as_transformers_does(
+    published: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, report = published
+    harness = Harness(asking(*ASKED), tmp_path, threads=1)
+    harness.look_up(own_files().configs)
+    harness.load(lambda _: None)
+    with TransformersRuntime(TransformersEngine(2), TINY, LOADING) as runtime:
+        expected = harness.ask(runtime, Recorder())
+    harness.close()
+    found = {(one["task"], one["metric"]): one for one in report["variants"][0]["benchmarkDetails"]}
+
+    assert {(score.task, score.metric) for score in expected} == set(found)
+    for score in expected:
+        one = found[score.task, score.metric]
+        assert float(one["original"]) == pytest.approx(score.value, rel=1e-4), score
+        assert float(one["quantized"]) == pytest.approx(score.value, rel=0.1), score
+    prose = found["python_prose", "word_perplexity"]
+    assert prose["quantized"] != prose["original"]
 
 
 def test_the_size_is_held_against_the_checkpoint_and_not_the_export(
@@ -79,3 +137,20 @@ def test_the_folder_is_whole(published: tuple[Path, dict[str, Any]]) -> None:
     assert (folder / "model.onnx").stat().st_mode & 0o777 == 0o644
     assert report["usage"]["runtime"] == "ONNX Runtime"
     assert report["usage"]["command"] in (folder / "README.md").read_text()
+
+
+def test_the_command_that_users_are_told_works_when_it_is_copied(
+    published: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, report = published
+    commands = commands_of((folder / "report.html").read_text())
+
+    assert commands == {"ONNX Runtime": report["usage"]["command"]}
+    written = typed(
+        commands["ONNX Runtime"],
+        folder,
+        interpreter=interpreter("onnxruntime"),
+        variables={key: value for key, value in variables().items() if key != "PYTHONPATH"},
+    )
+    assert written.startswith("Once upon a time")
+    assert len(written.split()) > 10
