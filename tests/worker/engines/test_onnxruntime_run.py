@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """One run: (the artifact's folder, the report)."""
-    folder = tmp_path_factory.mktemp("published")
-    path = manifest(folder)
+def ran(folder: Path, evaluation: dict[str, Any], **spec: Any) -> tuple[Path, dict[str, Any]]:
+    """Run INT8 by ONNX Runtime; return the artifact's folder and the report."""
+    path = manifest(folder, method="INT8", int8={"engine": "ONNXRuntime"}, **spec)
     content = yaml.safe_load(path.read_text())
     del content["spec"]["gguf"]
-    content["spec"] |= {
-        "method": "INT8",
-        "int8": {"engine": "ONNXRuntime"},
-        "gates": [{"metric": "PerplexityIncreasePercent", "max": "5"}],
-    }
-    content["spec"]["evaluation"] |= {
-        "benchmarks": list(ASKED),
-        "taskFiles": {"uri": f"file://{TASKS}"},
-    }
+    content["spec"]["evaluation"] |= evaluation
     path.write_text(yaml.safe_dump(content))
     code, report, error = kubequant("onnxruntime", path)
     assert code == 0, error
     return next((folder / "out" / "tiny").iterdir()), report
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """One run: (the artifact's folder, the report)."""
+    return ran(
+        tmp_path_factory.mktemp("published"),
+        {"benchmarks": list(ASKED), "taskFiles": {"uri": f"file://{TASKS}"}},
+        gates=[{"metric": "PerplexityIncreasePercent", "max": "5"}],
+    )
 
 
 def test_the_report_says_who_did_it_and_why(published: tuple[Path, dict[str, Any]]) -> None:
@@ -154,3 +154,22 @@ def test_the_command_that_users_are_told_works_when_it_is_copied(
     )
     assert written.startswith("Once upon a time")
     assert len(written.split()) > 10
+
+
+def test_weights_alone_follow_where_a_gate_does_not_hold_and_nothing_is_exported_again(
+    tmp_path: Path,
+) -> None:
+    folder, report = ran(
+        tmp_path,
+        {"skip": ["Generations", "Performance"]},
+        gates=[{"metric": "MeanKLDivergence", "max": "0.001"}],
+        onGateFailure="Escalate",
+    )
+    stages = [one["stage"] for one in report["stages"]]
+    (variant,) = report["variants"]
+
+    assert [one["gatesPassed"] for one in report["escalation"]] == [False, True]
+    assert stages.count("Measuring") == 1
+    assert stages.count("Quantizing") == stages.count("Verifying") == 2
+    assert float(variant["meanKLDivergence"]) < 0.0001
+    assert b"MatMulNBits" in (folder / "model.onnx").read_bytes()

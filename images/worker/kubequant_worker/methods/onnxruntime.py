@@ -255,7 +255,8 @@ class ONNXRuntimeQuantizer(CheckpointQuantizer):
 
     def __enter__(self) -> Self:
         """Return itself; the exporter's imports take seconds, and begin while others fetch."""
-        self._started_exporter()
+        if self._reference is None:  # what follows another finds the export there
+            self._started_exporter()
         return self
 
     def close(self) -> None:
