@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tests.worker.engines.quantize_cases import Steps
 
 from kubequant.api.base import LOCAL
@@ -54,6 +55,10 @@ def made_by(folder: Path, case: dict[str, Any], exporter: Child, exported: Expor
         }
     made._stored, made._dtype, made._reference = exported[model]["state"]
     made.largest_file_bytes = case.get("largest_file_bytes", made.largest_file_bytes)
+    if case.get("damage") == "export":
+        # As if it computed something else than the model; nothing reads this file again.
+        np.save(made._exported_logits, np.load(made._exported_logits)[:, ::-1])
+        made.check_baseline(Steps())
     return made
 
 
@@ -66,6 +71,9 @@ def quantized(folder: Path, case: dict[str, Any], exporter: Child, exported: Exp
         made._engine_started = lambda: None
         (produced,) = made.variants(None, steps)
         made._engine_started = with_child
+        if case.get("damage") == "artifact":
+            file = folder / "artifact" / "model.onnx"
+            file.write_bytes(file.read_bytes()[:-1000])
         checked = made.verify(produced, Steps()) if case.get("verify") else ()
         made.close()
     except BadRequestError as error:

@@ -78,6 +78,14 @@ REFUSALS = {
         "tiny", {"spec": {**spec(), "memory": {"lowMemory": True}}},
         "spec.memory.lowMemory: true is nothing that engine ONNXRuntime does", "",
     ),
+    "an export that computes something else": (
+        "tiny", {"spec": spec(), "damage": "export"},
+        "the conversion to ONNX lost something", "LLMCompressor",
+    ),
+    "a file that is cut off": (
+        "tiny", {"spec": spec(), "damage": "artifact", "verify": True},
+        "ONNX Runtime does not load model.onnx", "",
+    ),
 }  # fmt: skip
 # Case -> (model, spec, how many modules are quantized, the most divergence).
 SHAPES = {
