@@ -43,6 +43,7 @@ IMAGES = {
     "gptqmodel": Image("images/gptqmodel/Dockerfile", over="base"),
     "transformers": Image("images/transformers/Dockerfile", over="base"),
     "auto-round": Image("images/auto-round/Dockerfile", over="base"),
+    "onnxruntime": Image("images/onnxruntime/Dockerfile", over="base"),
     "operator": Image("operator/Dockerfile"),
 }
 

@@ -241,6 +241,18 @@ CONTRADICTIONS = (
         "TorchAO smooths nothing; remove it or set engine: LLMCompressor",
     ),
     Bad(
+        "smoothing by ONNXRuntime",
+        "method: INT8, int8: {engine: ONNXRuntime, smoothingStrength: '0.8'}",
+        "spec.int8.smoothingStrength",
+        "ONNXRuntime smooths nothing; remove it or set engine: LLMCompressor",
+    ),
+    Bad(
+        "ONNXRuntime on a GPU",
+        "method: INT8, int8: {engine: ONNXRuntime}, device: GPU",
+        "spec.device",
+        "must be CPU with engine ONNXRuntime, which quantizes for processors",
+    ),
+    Bad(
         "tuned rounding by LLMCompressor",
         "method: INT4, int4: {engine: LLMCompressor, rounding: Tuned}",
         "spec.int4.engine",

@@ -11,6 +11,7 @@ from kubequant.api.engines import (
     AUTO_ROUND,
     ENGINES,
     LLM_COMPRESSOR,
+    ONNX_RUNTIME,
     TORCH_AO,
     candidates,
     engine_choice,
@@ -84,6 +85,7 @@ def test_an_engine_that_is_not_installed_is_passed_over() -> None:
         ({"device": "CPU", "int8": {"smoothingStrength": "0.8"}}, LLM_COMPRESSOR),
         ({"device": "CPU", "int8": {"smoothingStrength": "0.50"}}, TORCH_AO),
         ({"device": "CPU", "int8": {"smoothingStrength": "0"}}, TORCH_AO),
+        ({"int8": {"engine": ONNX_RUNTIME}}, ONNX_RUNTIME),
     ],
 )
 def test_auto_takes_the_engine_of_the_device_that_can_do_what_is_asked(
@@ -92,6 +94,14 @@ def test_auto_takes_the_engine_of_the_device_that_can_do_what_is_asked(
     choice = engine_choice(spec(method="INT8", **asked))
     assert choice is not None
     assert choice.name == expected
+
+
+def test_an_engine_that_auto_never_prefers_is_taken_where_nothing_else_is() -> None:
+    asked = spec(method="INT8", device="CPU")
+    assert [one.name for one in candidates(asked)][-1] == ONNX_RUNTIME
+    choice = engine_choice(asked, there=frozenset({ONNX_RUNTIME}))
+    assert choice is not None
+    assert "TorchAO, which Auto prefers, is not installed here" in choice.reason
 
 
 def test_rounding_that_an_engine_cannot_do_is_not_its_own() -> None:

@@ -22,6 +22,7 @@ LLAMA_CPP: Final = "LlamaCpp"
 LLM_COMPRESSOR: Final = "LLMCompressor"
 GPTQ_MODEL: Final = "GPTQModel"
 TORCH_AO: Final = "TorchAO"
+ONNX_RUNTIME: Final = "ONNXRuntime"
 BITS_AND_BYTES: Final = "BitsAndBytes"
 AUTO_ROUND: Final = "AutoRound"
 
@@ -76,6 +77,14 @@ ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
             "torchao",
             "transformers",
             auto_on=_CPU,
+        ),
+        Engine(
+            ONNX_RUNTIME,
+            _CPU,
+            "it needs no data, and ONNX Runtime runs what it writes",
+            "ONNX",
+            "ONNX Runtime",
+            auto_on=frozenset(),
         ),
     ),
     Method.INT4: (

@@ -101,6 +101,14 @@ class INT8Parameters(MethodParameters):
             "|| double(self.smoothingStrength) in [0.0, 0.5]",
             field="smoothingStrength",
         ),
+        Rule(
+            message="ONNXRuntime smooths nothing; remove it or set engine: LLMCompressor",
+            holds=lambda p: p.engine != "ONNXRuntime" or not p.smooths_as_asked(),
+            cel="self.engine != 'ONNXRuntime' || !has(self.smoothingStrength) "
+            f"|| !self.smoothingStrength.matches(r'^{DECIMAL}$') "
+            "|| double(self.smoothingStrength) in [0.0, 0.5]",
+            field="smoothingStrength",
+        ),
     )
 
     def smooths_as_asked(self) -> bool:

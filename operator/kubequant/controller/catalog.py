@@ -19,6 +19,7 @@ from kubequant.api.engines import (
     GPTQ_MODEL,
     LLAMA_CPP,
     LLM_COMPRESSOR,
+    ONNX_RUNTIME,
     TORCH_AO,
     engine_choice,
 )
@@ -36,6 +37,7 @@ class ImageKey(StrEnum):
     GPTQMODEL = "gptqmodel"
     TRANSFORMERS = "transformers"
     AUTO_ROUND = "auto-round"
+    ONNXRUNTIME = "onnxruntime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ IMAGES: Final[dict[str, Image]] = {
     LLAMA_CPP: Image(ImageKey.GGUF, "llama.cpp"),
     LLM_COMPRESSOR: Image(ImageKey.LLMCOMPRESSOR, "llmcompressor"),
     GPTQ_MODEL: Image(ImageKey.GPTQMODEL, "gptqmodel"),
+    ONNX_RUNTIME: Image(ImageKey.ONNXRUNTIME, "ONNX Runtime"),
     TORCH_AO: Image(ImageKey.TRANSFORMERS, "torchao"),
     BITS_AND_BYTES: Image(ImageKey.TRANSFORMERS, "bitsandbytes"),
     AUTO_ROUND: Image(ImageKey.AUTO_ROUND, "auto-round"),

@@ -21,6 +21,7 @@ from kubequant.api.engines import (
     GPTQ_MODEL,
     LLAMA_CPP,
     LLM_COMPRESSOR,
+    ONNX_RUNTIME,
     TORCH_AO,
     candidates,
     engine_choice,
@@ -44,6 +45,7 @@ METHODS: dict[tuple[Method, str], str] = {
     (Method.GGUF, LLAMA_CPP): "kubequant_worker.methods.gguf:GGUFQuantizer",
     (Method.INT8, LLM_COMPRESSOR): "kubequant_worker.methods.int8:LLMCompressorINT8",
     (Method.INT8, TORCH_AO): "kubequant_worker.methods.int8:TorchAOINT8",
+    (Method.INT8, ONNX_RUNTIME): "kubequant_worker.methods.int8:ONNXRuntimeINT8",
     (Method.INT4, LLM_COMPRESSOR): "kubequant_worker.methods.int4:LLMCompressorINT4",
     (Method.INT4, AUTO_ROUND): "kubequant_worker.methods.int4:AutoRoundINT4",
     (Method.FP8, LLM_COMPRESSOR): "kubequant_worker.methods.fp8:LLMCompressorFP8",
@@ -60,6 +62,7 @@ LIBRARIES: dict[str, str] = {
     LLM_COMPRESSOR: "llmcompressor",
     GPTQ_MODEL: "gptqmodel",
     TORCH_AO: "torchao",
+    ONNX_RUNTIME: "onnxruntime",
     BITS_AND_BYTES: "bitsandbytes",
     AUTO_ROUND: "auto_round",
 }
