@@ -42,6 +42,8 @@ IMAGES = {
     "llmcompressor": Image("images/llmcompressor/Dockerfile", over="base"),
     "gptqmodel": Image("images/gptqmodel/Dockerfile", over="base"),
     "transformers": Image("images/transformers/Dockerfile", over="base"),
+    "auto-round": Image("images/auto-round/Dockerfile", over="base"),
+    "onnxruntime": Image("images/onnxruntime/Dockerfile", over="base"),
     "operator": Image("operator/Dockerfile"),
 }
 

@@ -241,6 +241,18 @@ CONTRADICTIONS = (
         "TorchAO smooths nothing; remove it or set engine: LLMCompressor",
     ),
     Bad(
+        "smoothing by ONNXRuntime",
+        "method: INT8, int8: {engine: ONNXRuntime, smoothingStrength: '0.8'}",
+        "spec.int8.smoothingStrength",
+        "ONNXRuntime smooths nothing; remove it or set engine: LLMCompressor",
+    ),
+    Bad(
+        "ONNXRuntime on a GPU",
+        "method: INT8, int8: {engine: ONNXRuntime}, device: GPU",
+        "spec.device",
+        "must be CPU with engine ONNXRuntime, which quantizes for processors",
+    ),
+    Bad(
         "tuned rounding by LLMCompressor",
         "method: INT4, int4: {engine: LLMCompressor, rounding: Tuned}",
         "spec.int4.engine",
@@ -251,6 +263,12 @@ CONTRADICTIONS = (
         "method: INT4, int4: {engine: AutoRound}",
         "spec.int4.engine",
         "AutoRound tunes the rounding; set rounding: Tuned or engine: LLMCompressor",
+    ),
+    Bad(
+        "iterations of rounding to nearest",
+        "method: INT4, int4: {iterations: 50}",
+        "spec.int4.iterations",
+        "is only for rounding Tuned; remove it or set rounding: Tuned",
     ),
     Bad(
         "two of four with another sparsity",

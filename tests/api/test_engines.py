@@ -8,8 +8,10 @@ import pytest
 from tests.api.cases import SMALLEST
 
 from kubequant.api.engines import (
+    AUTO_ROUND,
     ENGINES,
     LLM_COMPRESSOR,
+    ONNX_RUNTIME,
     TORCH_AO,
     candidates,
     engine_choice,
@@ -83,6 +85,7 @@ def test_an_engine_that_is_not_installed_is_passed_over() -> None:
         ({"device": "CPU", "int8": {"smoothingStrength": "0.8"}}, LLM_COMPRESSOR),
         ({"device": "CPU", "int8": {"smoothingStrength": "0.50"}}, TORCH_AO),
         ({"device": "CPU", "int8": {"smoothingStrength": "0"}}, TORCH_AO),
+        ({"int8": {"engine": ONNX_RUNTIME}}, ONNX_RUNTIME),
     ],
 )
 def test_auto_takes_the_engine_of_the_device_that_can_do_what_is_asked(
@@ -93,8 +96,18 @@ def test_auto_takes_the_engine_of_the_device_that_can_do_what_is_asked(
     assert choice.name == expected
 
 
+def test_an_engine_that_auto_never_prefers_is_taken_where_nothing_else_is() -> None:
+    asked = spec(method="INT8", device="CPU")
+    assert [one.name for one in candidates(asked)][-1] == ONNX_RUNTIME
+    choice = engine_choice(asked, there=frozenset({ONNX_RUNTIME}))
+    assert choice is not None
+    assert "TorchAO, which Auto prefers, is not installed here" in choice.reason
+
+
 def test_rounding_that_an_engine_cannot_do_is_not_its_own() -> None:
-    assert candidates(spec(method="INT4", int4={"rounding": "Tuned"})) == ()
+    for rounding, engine in (("Nearest", LLM_COMPRESSOR), ("Tuned", AUTO_ROUND)):
+        found = candidates(spec(method="INT4", int4={"rounding": rounding}))
+        assert [one.name for one in found] == [engine]
 
 
 def test_a_method_without_a_choice_gives_no_reason() -> None:

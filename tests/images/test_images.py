@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from tests.images.containers import Container
 
 ROOT = Path(__file__).parents[2]
-IMAGES = ("base", "gguf", "llmcompressor", "gptqmodel", "transformers", "operator")
+IMAGES = (
+    "base", "gguf", "llmcompressor", "gptqmodel", "transformers", "auto-round", "onnxruntime",
+    "operator",
+)  # fmt: skip
 STARTED = {
     "gguf": "kubequant_worker",
     "llmcompressor": "kubequant_worker",
     "gptqmodel": "kubequant_worker",
     "transformers": "kubequant_worker",
+    "auto-round": "kubequant_worker",
+    "onnxruntime": "kubequant_worker",
     "operator": "kubequant.controller",
 }
 TITLES = "org.opencontainers.image"
@@ -135,6 +140,8 @@ def test_the_operator_image_holds_no_engine_and_no_installer(
         ),
         ("gptqmodel", ("images/base/constraints.txt", "images/gptqmodel/constraints.txt")),
         ("transformers", ("images/transformers/constraints.txt",)),
+        ("auto-round", ("images/base/constraints.txt", "images/auto-round/constraints.txt")),
+        ("onnxruntime", ("images/base/constraints.txt", "images/onnxruntime/constraints.txt")),
         ("operator", ("operator/constraints.txt",)),
     ],
 )

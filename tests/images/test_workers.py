@@ -36,9 +36,16 @@ GGUF = {"method": "GGUF", "gguf": {"types": ["Q4_K_M"]}}
 AWQ = {
     "method": "AWQ", "device": "CPU", "calibration": {"samples": 4, "sequenceLength": 64},
 }  # fmt: skip
+ONNX = {"method": "INT8", "int8": {"engine": "ONNXRuntime"}}
 INT4 = {"method": "INT4", "int4": {}, "device": "CPU"}
 INT8 = {"method": "INT8", "device": "CPU"}
 NF4 = {"method": "BitsAndBytes", "bitsAndBytes": {"bits": 4}, "device": "CPU"}
+TUNED = {
+    "method": "INT4",
+    "int4": {"rounding": "Tuned", "iterations": 2},
+    "device": "CPU",
+    "calibration": {"samples": 8, "sequenceLength": 32},
+}
 
 
 @dataclass
@@ -99,6 +106,8 @@ def pod(container: Callable[..., Container], tmp_path: Path) -> Callable[..., Po
         pytest.param("gptqmodel", USER, AWQ, "model.safetensors", id="gptqmodel"),
         pytest.param("transformers", USER, NF4, "model.safetensors", id="bitsandbytes"),
         pytest.param("transformers", USER, INT8, "model.safetensors", id="torchao"),
+        pytest.param("auto-round", USER, TUNED, "model.safetensors", id="auto-round"),
+        pytest.param("onnxruntime", USER, ONNX, "model.onnx", id="onnxruntime"),
     ],
 )
 def test_the_worker_in_the_image_quantizes_the_tiny_model(

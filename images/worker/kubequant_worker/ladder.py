@@ -74,6 +74,7 @@ _GPTQ_MODEL: Final = "GPTQModel"
 _AUTO_GPTQ: Final = "AutoGPTQ"
 _AUTO_ROUND: Final = "AutoRound"
 _TORCH_AO: Final = "TorchAO"
+_ONNX_RUNTIME: Final = "ONNXRuntime"
 _BITS_AND_BYTES: Final = "BitsAndBytes"
 
 
@@ -113,6 +114,7 @@ LADDERS: Final[dict[tuple[str, Method, int], tuple[Rung, ...]]] = {
         Rung(Method.INT4, _AUTO_ROUND, {"rounding": "Tuned", "group_size": 32}),
     ),
     (_TORCH_AO, Method.INT8, 8): (Rung(Method.INT8, _TORCH_AO, {"scheme": "WeightOnly"}),),
+    (_ONNX_RUNTIME, Method.INT8, 8): (Rung(Method.INT8, _ONNX_RUNTIME, {"scheme": "WeightOnly"}),),
     (_BITS_AND_BYTES, Method.BITS_AND_BYTES, 4): (
         Rung(Method.BITS_AND_BYTES, _BITS_AND_BYTES, {"bits": 4, "quant_type": "NF4"}),
         Rung(Method.BITS_AND_BYTES, _BITS_AND_BYTES, {"bits": 8}),

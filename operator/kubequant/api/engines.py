@@ -22,7 +22,9 @@ LLAMA_CPP: Final = "LlamaCpp"
 LLM_COMPRESSOR: Final = "LLMCompressor"
 GPTQ_MODEL: Final = "GPTQModel"
 TORCH_AO: Final = "TorchAO"
+ONNX_RUNTIME: Final = "ONNXRuntime"
 BITS_AND_BYTES: Final = "BitsAndBytes"
+AUTO_ROUND: Final = "AutoRound"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,26 @@ ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
             "transformers",
             auto_on=_CPU,
         ),
+        Engine(
+            ONNX_RUNTIME,
+            _CPU,
+            "it needs no data, and ONNX Runtime runs what it writes",
+            "ONNX",
+            "ONNX Runtime",
+            auto_on=frozenset(),
+        ),
     ),
     Method.INT4: (
         Engine(
             LLM_COMPRESSOR,
             _EVERYWHERE,
             "rounding to nearest needs no data and no GPU",
+            *_COMPRESSED,
+        ),
+        Engine(
+            AUTO_ROUND,
+            _EVERYWHERE,
+            "it learns the rounding from the calibration text",
             *_COMPRESSED,
         ),
     ),
@@ -176,8 +192,8 @@ def _asked(spec: QuantizationJobSpec) -> str | None:
 def _takes(engine: str, spec: QuantizationJobSpec) -> bool:
     """Say whether an engine can do what the parameters ask for."""
     if spec.method is Method.INT4:
-        rounding = getattr(spec.int4, "rounding", "Nearest")
-        return not (engine == LLM_COMPRESSOR and rounding == "Tuned")
+        tuned = getattr(spec.int4, "rounding", "Nearest") == "Tuned"
+        return engine == (AUTO_ROUND if tuned else LLM_COMPRESSOR)
     if spec.method is Method.INT8 and spec.int8 is not None:
         return engine == LLM_COMPRESSOR or not spec.int8.smooths_as_asked()
     return True

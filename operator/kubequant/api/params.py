@@ -7,7 +7,7 @@ depends on another field is None here and filled in by `effective`.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
@@ -24,6 +24,10 @@ ModulePattern = Annotated[
 ]
 IgnoredModules = Annotated[tuple[ModulePattern, ...], Field(max_length=32)]
 GroupSize = Literal[-1, 32, 64, 128]
+
+
+TUNING_ITERATIONS: Final = 200
+"""AutoRound's own default."""
 
 
 class GGUFType(StrEnum):
@@ -97,6 +101,14 @@ class INT8Parameters(MethodParameters):
             "|| double(self.smoothingStrength) in [0.0, 0.5]",
             field="smoothingStrength",
         ),
+        Rule(
+            message="ONNXRuntime smooths nothing; remove it or set engine: LLMCompressor",
+            holds=lambda p: p.engine != "ONNXRuntime" or not p.smooths_as_asked(),
+            cel="self.engine != 'ONNXRuntime' || !has(self.smoothingStrength) "
+            f"|| !self.smoothingStrength.matches(r'^{DECIMAL}$') "
+            "|| double(self.smoothingStrength) in [0.0, 0.5]",
+            field="smoothingStrength",
+        ),
     )
 
     def smooths_as_asked(self) -> bool:
@@ -117,6 +129,8 @@ class INT4Parameters(MethodParameters):
     rounding: Literal["Nearest", "Tuned"] = "Nearest"
     """Nearest needs no data; Tuned learns the rounding from the calibration text and takes
     longer."""
+    iterations: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = None
+    """Tuned only: how many steps the rounding of each block is learned for. Default 200."""
     engine: Literal["Auto", "LLMCompressor", "AutoRound"] = "Auto"
     """The library that quantizes. Auto takes LLMCompressor for Nearest and AutoRound for Tuned."""
     ignore: IgnoredModules = ("lm_head",)
@@ -135,7 +149,19 @@ class INT4Parameters(MethodParameters):
             cel="self.engine != 'AutoRound' || self.rounding == 'Tuned'",
             field="engine",
         ),
+        Rule(
+            message="is only for rounding Tuned; remove it or set rounding: Tuned",
+            holds=lambda p: p.iterations is None or p.rounding == "Tuned",
+            cel="!has(self.iterations) || self.rounding == 'Tuned'",
+            field="iterations",
+        ),
     )
+
+    def effective(self, *, on_cpu: bool) -> Self:  # noqa: ARG002 - the same on every device
+        """Return the parameters with the default of the rounding that is tuned."""
+        if self.rounding == "Nearest":
+            return self
+        return self.model_copy(update={"iterations": self.iterations or TUNING_ITERATIONS})
 
 
 class FP8Parameters(MethodParameters):

@@ -284,6 +284,15 @@ class QuantizationJobSpec(Model):
             field="device",
         ),
         Rule(
+            message="must be CPU with engine ONNXRuntime, which quantizes for processors",
+            holds=lambda s: (
+                s.int8 is None or s.int8.engine != "ONNXRuntime" or s.device is not Device.GPU
+            ),
+            cel="!has(self.int8) || self.int8.engine != 'ONNXRuntime' || !has(self.device) || "
+            "self.device != 'GPU'",
+            field="device",
+        ),
+        Rule(
             message="must be GPU with engine AutoGPTQ, which refuses a CPU",
             holds=lambda s: (
                 s.gptq is None or s.gptq.engine != "AutoGPTQ" or s.device is not Device.CPU

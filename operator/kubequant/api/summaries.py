@@ -9,7 +9,7 @@ from kubequant.api.spec import Method
 SUMMARIES: Final[dict[Method, str]] = {
     Method.GGUF: "one file per llama.cpp level, Q2_K to Q8_0, with or without importance matrix",
     Method.INT8: "weights and activations in 8 bits, or weights alone",
-    Method.INT4: "weights in 4 bits by rounding, without data",
+    Method.INT4: "weights in 4 bits: rounded to nearest without data, or as text teaches",
     Method.FP8: "weights and activations as 8-bit floating-point numbers",
     Method.GPTQ: "weights in 2, 3, 4 or 8 bits, each column's error made up by the next ones",
     Method.AWQ: "weights in 4 bits, the columns that activations need most kept finest",

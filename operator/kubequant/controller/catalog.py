@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 from kubequant.api.engines import (
     AUTO,
+    AUTO_ROUND,
     BITS_AND_BYTES,
     ENGINES,
     GPTQ_MODEL,
     LLAMA_CPP,
     LLM_COMPRESSOR,
+    ONNX_RUNTIME,
     TORCH_AO,
     engine_choice,
 )
@@ -34,6 +36,8 @@ class ImageKey(StrEnum):
     LLMCOMPRESSOR = "llmcompressor"
     GPTQMODEL = "gptqmodel"
     TRANSFORMERS = "transformers"
+    AUTO_ROUND = "auto-round"
+    ONNXRUNTIME = "onnxruntime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,10 @@ IMAGES: Final[dict[str, Image]] = {
     LLAMA_CPP: Image(ImageKey.GGUF, "llama.cpp"),
     LLM_COMPRESSOR: Image(ImageKey.LLMCOMPRESSOR, "llmcompressor"),
     GPTQ_MODEL: Image(ImageKey.GPTQMODEL, "gptqmodel"),
+    ONNX_RUNTIME: Image(ImageKey.ONNXRUNTIME, "ONNX Runtime"),
     TORCH_AO: Image(ImageKey.TRANSFORMERS, "torchao"),
     BITS_AND_BYTES: Image(ImageKey.TRANSFORMERS, "bitsandbytes"),
+    AUTO_ROUND: Image(ImageKey.AUTO_ROUND, "auto-round"),
 }
 """The image of each engine. The worker itself says in Preflight whether the device is there."""
 

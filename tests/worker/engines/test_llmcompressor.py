@@ -6,13 +6,12 @@ knows nothing of kubequant: importing the library takes most of the time.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.methods.conftest import TINY
 from tests.worker.methods.models import (
@@ -124,27 +123,6 @@ SHAPES = {
     "tied embeddings by GPTQ": ("tied", spec("GPTQ", **LAYERS), 0.6),
     "shards by INT8": ("sharded", spec("INT8"), 0.02),
 }
-
-
-@dataclass(frozen=True)
-class Made:
-    """Everything that one process made, and what another measured of it."""
-
-    folder: Path
-    same: dict[str, str]
-    said: dict[str, dict[str, Any]]
-    numbers: dict[str, dict[str, float]]
-
-    def artifact(self, case: str) -> Path:
-        return self.folder / self.same.get(case, case) / "artifact"
-
-    def weights(self, case: str) -> str:
-        return hashlib.sha256((self.artifact(case) / "model.safetensors").read_bytes()).hexdigest()
-
-    def config(self, case: str) -> dict[str, Any]:
-        content = json.loads((self.artifact(case) / "config.json").read_text())
-        found: dict[str, Any] = content["quantization_config"]
-        return found
 
 
 @pytest.fixture(scope="session")
@@ -262,6 +240,13 @@ def test_what_is_ignored_stays_as_it_was(made: Made) -> None:
     assert {name: after[name] for name in untouched} == {name: before[name] for name in untouched}
     assert after["lm_head.weight"] == before["lm_head.weight"] == "BF16"
     assert "model.layers.0.mlp.up_proj.weight_packed" in after
+
+
+def test_the_config_names_the_type_that_the_original_is_stored_in(made: Made) -> None:
+    case = next(iter(made.numbers))
+    content = json.loads((made.artifact(case) / "config.json").read_text())
+
+    assert content["dtype"] == "bfloat16"
 
 
 def test_everybody_can_read_the_files_and_the_tokenizer_is_the_originals(made: Made) -> None:

@@ -56,6 +56,22 @@ RUNS = (
         calibration_tokens=8 * 128,
     ),
     Run(
+        "INT4 by AutoRound",
+        "auto-round",
+        {
+            "method": "INT4",
+            "int4": {"rounding": "Tuned", "iterations": 16},
+            "calibration": {"samples": 8, "sequenceLength": 96},
+        },
+        engine="auto-round 0.16.1",
+        reason="AutoRound does INT4 on a CPU: it learns the rounding",
+        runtime="transformers 5.17.0 in float32 on cpu",
+        libraries=frozenset({"auto-round", "compressed-tensors", "torch"}),
+        most_divergence=0.02,
+        format="compressed-tensors",
+        calibration_tokens=8 * 96,
+    ),
+    Run(
         "BitsAndBytes in 4 bits",
         "transformers",
         {"method": "BitsAndBytes", "bitsAndBytes": {"bits": 4}},

@@ -73,6 +73,18 @@ def random_qwen2(folder: Path) -> Path:
     return folder
 
 
+def random_mamba(folder: Path) -> Path:
+    """Save a random Mamba, which keeps a state between tokens, and no keys and values."""
+    import torch  # noqa: PLC0415 - as above
+    from transformers import MambaConfig, MambaForCausalLM  # noqa: PLC0415 - as above
+
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=2048, hidden_size=64, state_size=4, num_hidden_layers=1)
+    MambaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    copy_tokenizer(folder)
+    return folder
+
+
 def random_gpt2(folder: Path) -> Path:
     """Save a random GPT-2 whose byte-level BPE nobody has seen before."""
     import torch  # noqa: PLC0415 - as above

@@ -13,7 +13,7 @@ import pytest
 from tests.worker.methods.conftest import TINY, Made
 
 from kubequant_worker.evaluation.performance import Samples, Trial
-from kubequant_worker.methods.checkpoint import weight_bytes
+from kubequant_worker.methods.checkpoint_files import weight_bytes
 from kubequant_worker.methods.stopwatch import Loaded, measure
 from kubequant_worker.methods.transformers_runtime import TransformersEngine, TransformersRuntime
 

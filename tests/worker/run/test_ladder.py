@@ -147,6 +147,9 @@ INT8, GPTQ_8 = "INT8: 8 bits, WeightAndActivation", "GPTQ: 8 bits, groups of 128
         pytest.param(
             "TorchAO", {"method": "INT8"}, ["INT8: 8 bits, WeightOnly"], id="torchao's INT8"
         ),
+        pytest.param(
+            "ONNXRuntime", {"method": "INT8"}, ["INT8: 8 bits, WeightOnly"], id="onnxruntime's INT8"
+        ),
         pytest.param("SomeEngine", {"method": "GPTQ"}, [], id="an engine without a ladder"),
     ],
 )  # fmt: skip
@@ -163,9 +166,11 @@ def test_an_engine_that_the_image_does_not_hold_is_passed_over() -> None:
 
 @pytest.mark.parametrize("key", ladder.LADDERS, ids=str)
 def test_each_rung_is_a_spec_that_a_user_could_have_written(key: tuple[str, Method, int]) -> None:
-    _, method, bits = key
+    engine, method, bits = key
     member, kind = MEMBERS[method]
-    named = {"bits": bits} if "bits" in kind.model_fields else {}
+    tuned = {"rounding": "Tuned"} if engine == "AutoRound" else {}
+    known = {"engine": engine, "bits": bits, **tuned}
+    named = {name: value for name, value in known.items() if name in kind.model_fields}
     parameters = {**named, "ignore": ["lm_head", "re:.*down_proj"]}
     asked = spec(method=method.value, **{_alias(member): parameters})
     for rung in ladder.LADDERS[key]:
@@ -175,8 +180,8 @@ def test_each_rung_is_a_spec_that_a_user_could_have_written(key: tuple[str, Meth
         assert made.effective_device() is asked.effective_device()
         # What the user kept out stays out.
         assert getattr(made.parameters(), "ignore", ()) == ("lm_head", "re:.*down_proj")
-        known = [one.name for one in ENGINES.get(rung.method, ())]
-        assert rung.engine in known or rung.engine not in {
+        doing = [one.name for one in ENGINES.get(rung.method, ())]
+        assert rung.engine in doing or rung.engine not in {
             one.name for engines in ENGINES.values() for one in engines
         }
 

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Protocol, Self, cast
 from kubequant.api.contract import FailureReason
 from kubequant.api.engines import (
     AUTO,
+    AUTO_ROUND,
     BITS_AND_BYTES,
     ENGINES,
     GPTQ_MODEL,
     LLAMA_CPP,
     LLM_COMPRESSOR,
+    ONNX_RUNTIME,
     TORCH_AO,
     candidates,
     engine_choice,
@@ -43,7 +45,9 @@ METHODS: dict[tuple[Method, str], str] = {
     (Method.GGUF, LLAMA_CPP): "kubequant_worker.methods.gguf:GGUFQuantizer",
     (Method.INT8, LLM_COMPRESSOR): "kubequant_worker.methods.int8:LLMCompressorINT8",
     (Method.INT8, TORCH_AO): "kubequant_worker.methods.int8:TorchAOINT8",
+    (Method.INT8, ONNX_RUNTIME): "kubequant_worker.methods.int8:ONNXRuntimeINT8",
     (Method.INT4, LLM_COMPRESSOR): "kubequant_worker.methods.int4:LLMCompressorINT4",
+    (Method.INT4, AUTO_ROUND): "kubequant_worker.methods.int4:AutoRoundINT4",
     (Method.FP8, LLM_COMPRESSOR): "kubequant_worker.methods.fp8:LLMCompressorFP8",
     (Method.GPTQ, LLM_COMPRESSOR): "kubequant_worker.methods.gptq:LLMCompressorGPTQ",
     (Method.AWQ, LLM_COMPRESSOR): "kubequant_worker.methods.awq:LLMCompressorAWQ",
@@ -58,9 +62,13 @@ LIBRARIES: dict[str, str] = {
     LLM_COMPRESSOR: "llmcompressor",
     GPTQ_MODEL: "gptqmodel",
     TORCH_AO: "torchao",
+    ONNX_RUNTIME: "onnxruntime",
     BITS_AND_BYTES: "bitsandbytes",
+    AUTO_ROUND: "auto_round",
 }
 """The module by which an image is known to hold an engine."""
+GUESTS: dict[str, str] = {AUTO_ROUND: LLM_COMPRESSOR}
+"""Engines that another's library brings along, in a version that is not the one used here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +242,8 @@ class Quantizer(Protocol):
 
 def installed_engines() -> frozenset[str]:
     """Return the engines whose libraries this image holds; imports none of them."""
-    return frozenset(name for name, module in LIBRARIES.items() if find_spec(module) is not None)
+    there = {name for name, module in LIBRARIES.items() if find_spec(module) is not None}
+    return frozenset(name for name in there if GUESTS.get(name) not in there)
 
 
 def quantizer(spec: QuantizationJobSpec) -> tuple[type[Quantizer], EngineChoice]:

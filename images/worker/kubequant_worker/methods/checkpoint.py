@@ -7,7 +7,6 @@ quantizes is its own module's (`llmcompressor`), and which parameters it gets th
 
 from __future__ import annotations
 
-import re
 import shutil
 from abc import ABC, abstractmethod
 from importlib.metadata import version
@@ -15,15 +14,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from kubequant.api.contract import FailureReason
 from kubequant.api.fields import quantity_bytes
 from kubequant.api.spec import Device, Offload
 from kubequant.api.status import Usage
 from kubequant_worker.datasets import calibration_samples
-from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import Baseline, Needs, ProducedVariant
 from kubequant_worker.methods.checkpoint_check import CHECK_TEXT, Reference, judge, judge_saved
+from kubequant_worker.methods.checkpoint_files import (
+    embedding_bytes,
+    is_passenger,
+    require_sound,
+    weight_bytes,
+)
 from kubequant_worker.methods.memory import available_bytes
 from kubequant_worker.methods.precision import (
     has_bfloat16,
@@ -31,8 +34,7 @@ from kubequant_worker.methods.precision import (
     working_dtype,
 )
 from kubequant_worker.methods.transformers_runtime import TransformersEngine, TransformersRuntime
-from kubequant_worker.sources.model_folder import INDEXES, require_unquantized
-from kubequant_worker.sources.safetensors_header import HeaderError, read_header
+from kubequant_worker.sources.model_folder import require_unquantized
 from kubequant_worker.sources.selection import is_weights
 
 if TYPE_CHECKING:
@@ -54,11 +56,7 @@ GPU_CONTEXT_BYTES = 1 << 30
 _LARGEST_VOCABULARY = 262_144
 # What is left to activations and single layers where weights are spilled to disk.
 _SPILLED_SHARE = 0.25
-# Our own documents, whose names a model's files must not take.
-_OURS = frozenset({"README.md", "report.json", "report.html", "provenance.json", "manifest.json"})
 _READABLE = 0o644
-# The names that architectures of transformers give their embeddings and their output matrix.
-_EMBEDDING = re.compile(r"(^|[.])(embed_tokens|wte|word_embeddings|embed_in|embed_out|lm_head)[.]")
 
 
 class CheckpointQuantizer(ABC):
@@ -66,6 +64,8 @@ class CheckpointQuantizer(ABC):
 
     LIBRARY: ClassVar[str]
     """The engine's distribution, whose version is reported."""
+    RUNTIME: ClassVar[type[TransformersRuntime]] = TransformersRuntime
+    """What measures the original and the variant."""
 
     def __init__(self, workspace: Workspace) -> None:
         """Prepare to work in `workspace`; starts nothing."""
@@ -158,7 +158,7 @@ class CheckpointQuantizer(ABC):
 
     def check_baseline(self, meter: Meter) -> tuple[str, ...]:
         """Keep the original's logits of a short text, which `verify` holds the variant against."""
-        baseline = Baseline(self._dtype, self._work.model, 0)
+        baseline = Baseline(self._dtype, self._measured_original(), 0)
         runtime = self.open_runtime(baseline, 0)
         opening = [] if runtime.bos_token is None else [runtime.bos_token]
         ids = np.array([*opening, *runtime.tokenize([CHECK_TEXT])[0]], np.int32)
@@ -168,6 +168,10 @@ class CheckpointQuantizer(ABC):
         meter.set_total(1)
         meter.advance(1, "the original loads")
         return ()
+
+    def _measured_original(self) -> Path:
+        """Return the folder that the original is measured from."""
+        return self._work.model
 
     def variants(self, calibration: TextSet | None, meter: Meter) -> Iterator[ProducedVariant]:
         """Produce the one variant: a folder of safetensors."""
@@ -180,10 +184,18 @@ class CheckpointQuantizer(ABC):
         yield ProducedVariant(
             name=self._spec.method.value,
             files=files,
-            size_bytes=weight_bytes(self._work.artifact),
+            size_bytes=self._produced_bytes(),
             notes=notes,
-            embedding_bytes=embedding_bytes(self._work.artifact),
+            embedding_bytes=self._embedding_bytes(),
         )
+
+    def _produced_bytes(self) -> int:
+        """Return the bytes of the weights in the artifact folder."""
+        return weight_bytes(self._work.artifact)
+
+    def _embedding_bytes(self) -> int | None:
+        """Return those of them that are token embeddings or the output matrix."""
+        return embedding_bytes(self._work.artifact)
 
     @abstractmethod
     def _produce(self, calibration: TextSet | None, meter: Meter) -> tuple[str, ...]:
@@ -246,14 +258,19 @@ class CheckpointQuantizer(ABC):
         """
         folder = self._work.artifact
         for path in sorted(self._work.model.iterdir()):
-            if path.is_file() and _travels(path.name):
+            if path.is_file() and self._travels(path.name):
                 shutil.copyfile(path, folder / path.name)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         for path in files:
             path.chmod(_READABLE)
             if path.suffix == ".safetensors":
-                _require_sound(path)
+                require_sound(path)
         return tuple(path.relative_to(folder) for path in files)
+
+    def _travels(self, name: str) -> bool:
+        """Say whether a file of the original goes into the artifact as it is."""
+        made_anew = {"config.json", "generation_config.json"}
+        return is_passenger(name) and name not in made_anew
 
     def verify(self, produced: ProducedVariant, meter: Meter) -> tuple[str, ...]:
         """Load the variant in a new process, generate, and hold its logits against the original's.
@@ -290,7 +307,7 @@ class CheckpointQuantizer(ABC):
             self._runtime.close()
         started = self._next or self._engine_started()
         self._next = None
-        self._runtime = TransformersRuntime(started, path, loading, context_length)
+        self._runtime = self.RUNTIME(started, path, loading, context_length)
         return self._runtime
 
     def open_alone(self, of: Baseline | ProducedVariant) -> TransformersRuntime:
@@ -362,34 +379,3 @@ class CheckpointQuantizer(ABC):
     ) -> None:
         """End the children."""
         self.close()
-
-
-def weight_bytes(folder: Path) -> int:
-    """Return the bytes of weights in a folder."""
-    return sum(path.stat().st_size for path in folder.iterdir() if is_weights(path.name))
-
-
-def embedding_bytes(folder: Path) -> int:
-    """Return the bytes of the token embeddings and the output matrix in a folder of safetensors."""
-    return sum(
-        span.end - span.begin
-        for path in folder.glob("*.safetensors")
-        for span in read_header(path)
-        if _EMBEDDING.search(span.name)
-    )
-
-
-def _travels(name: str) -> bool:
-    """Say whether a file of the original goes into the artifact as it is."""
-    made_anew = {"config.json", "generation_config.json", *INDEXES}
-    return not is_weights(name) and name not in made_anew and name not in _OURS
-
-
-def _require_sound(path: Path) -> None:
-    try:
-        read_header(path)
-    except HeaderError as error:
-        raise BadRequestError(
-            f"{path.name}: the engine wrote what is no safetensors file: {error}",
-            reason=FailureReason.VERIFICATION_FAILED,
-        ) from error

@@ -76,6 +76,13 @@ class Work(ABC):
         }
 
 
+def bound_gpu(most_bytes: int | None) -> None:
+    """Let this process take no more of the GPU's memory than that."""
+    if most_bytes is not None and torch.cuda.is_available():
+        whole = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, most_bytes / whole), 0)
+
+
 def write_logits(model: Any, device: torch.device, probe: Path, target: Path) -> None:
     """Write what a model, its inputs on `device`, computes over the ids in `probe`."""
     ids = torch.from_numpy(np.load(probe).astype(np.int64))[None]
@@ -104,6 +111,16 @@ def restore_types(
         if label is not None:
             _write_metadata(path, label(metadata))
     _correct_index(target)
+
+
+def name_type(target: Path, stored: str) -> None:
+    """Name the type that the original is stored in, by torch's name, in the config.
+
+    transformers names the one that the model was computed in, and servers compute in what is named.
+    """
+    path = target / "config.json"
+    config = {**json.loads(path.read_text(encoding="utf-8")), "dtype": stored}
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _restore_shard(path: Path, before: Mapping[str, str], metadata: Mapping[str, str]) -> None:

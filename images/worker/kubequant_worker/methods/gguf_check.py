@@ -72,12 +72,21 @@ def compare(reference: FloatRows, converted: FloatRows) -> ConversionCheck:
     return ConversionCheck(len(left), mean, largest, agreement)
 
 
-def judge(check: ConversionCheck) -> None:
-    """Raise BadRequestError (VerificationFailed) where the conversion lost something."""
+def judge(
+    check: ConversionCheck,
+    *,
+    target: str = "GGUF",
+    advice: str = "llama.cpp may not implement this model's variant of its architecture; use "
+    "another method",
+) -> None:
+    """Raise BadRequestError (VerificationFailed) where the conversion to `target` lost something.
+
+    `advice` says what may be the matter, and the way out.
+    """
     sound = check.mean_kl_divergence <= MOST_DIVERGENCE
     if not sound or not check.largest_difference <= MOST_DIFFERENCE:
         raise BadRequestError(
-            "the conversion to GGUF lost something: against transformers in float32, over "
+            f"the conversion to {target} lost something: against transformers in float32, over "
             f"{check.tokens} "
             f"tokens, the mean divergence is {check.mean_kl_divergence:.4f} nats (at most "
             f"{MOST_DIVERGENCE}) "
@@ -85,8 +94,7 @@ def judge(check: ConversionCheck) -> None:
             "deviations (at most "
             f"{MOST_DIFFERENCE})",
             reason=FailureReason.VERIFICATION_FAILED,
-            advice="llama.cpp may not implement this model's variant of its architecture; use "
-            "another method",
+            advice=advice,
         )
 
 

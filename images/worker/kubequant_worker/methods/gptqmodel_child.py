@@ -34,6 +34,7 @@ from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
+    bound_gpu,
     restore_types,
     sentence,
     serve_engine,
@@ -75,7 +76,7 @@ class GPTQModelWork(Work):
         torch.manual_seed(job["seed"])
         compute_plainly()
         os.chdir(_expected(job).parent)  # it writes a log of its own into the working folder
-        _bound_gpu(job["most_gpu_bytes"])
+        bound_gpu(job["most_gpu_bytes"])
         model = _loaded(job, loading)
         choice = _choose(model, job)
         _run(model, job, self._parent)
@@ -91,13 +92,6 @@ class GPTQModelWork(Work):
 
 def _expected(job: Mapping[str, Any]) -> Path:
     return Path(job["expected"])
-
-
-def _bound_gpu(most_bytes: int | None) -> None:
-    """Let this process take no more of the GPU's memory than that."""
-    if most_bytes is not None and torch.cuda.is_available():
-        whole = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, most_bytes / whole), 0)
 
 
 def _loaded(job: Mapping[str, Any], loading: Loading) -> Any:

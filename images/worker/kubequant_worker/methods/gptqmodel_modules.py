@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
+from kubequant_worker.methods.ignored import (
+    ignored,
+    require_whole_groups,
+    unused,
+    words_of_nothing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-_EXPRESSION: Final = "re:"
 _SHOWN: Final = 4
 
 
@@ -43,47 +48,24 @@ class Choice:
                 f"gptqmodel leaves as they are: {shown(self.unreached)}, which are no part of what "
                 "it quantizes of this architecture"
             )
-        if self.unused:
-            notes.append(f"ignore: {', '.join(self.unused)} is the name of no module")
-        return notes
+        return [*notes, *unused(self.unused)]
 
 
 def choose(
-    kinds: Mapping[str, Sequence[str]], reached: Collection[str], ignore: Sequence[str]
+    kinds: Mapping[str, Collection[str]], reached: Collection[str], ignore: Sequence[str]
 ) -> Choice:
     """Return the choice among a model's linear modules.
 
     `kinds` holds each module's name and the names of its classes; `reached` are those that
     gptqmodel can quantize.
     """
-    ignored = {name for name, kind in kinds.items() if _is_named(name, kind, ignore)}
-    unused = [one for one in ignore if not any(_is_named(*row, [one]) for row in kinds.items())]
+    left = ignored(kinds, ignore, kinds)
     return Choice(
-        quantized=tuple(name for name in kinds if name in reached and name not in ignored),
-        ignored=tuple(name for name in kinds if name in ignored),
-        unreached=tuple(name for name in kinds if name not in reached and name not in ignored),
-        unused=tuple(sorted(set(unused))),
+        quantized=tuple(name for name in kinds if name in reached and name not in left),
+        ignored=tuple(name for name in kinds if name in left),
+        unreached=tuple(name for name in kinds if name not in reached and name not in left),
+        unused=tuple(words_of_nothing(kinds, ignore, kinds)),
     )
-
-
-def _is_named(name: str, kinds: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Say whether a pattern is the module's name, matches it, or is the name of its class."""
-    for pattern in patterns:
-        if not pattern.startswith(_EXPRESSION):
-            if pattern == name or pattern in kinds:
-                return True
-        elif _compiled(pattern).match(name):
-            return True
-    return False
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern.removeprefix(_EXPRESSION))
-    except re.error as error:
-        raise BadRequestError(
-            f"ignore: {pattern} is no regular expression: {error}; correct it"
-        ) from error
 
 
 def require_possible(
@@ -107,16 +89,7 @@ def require_possible(
             advice="ignore fewer, or, for a model whose layers are not torch.nn.Linear (GPT-2 is "
             "one), take another method, such as GGUF or BitsAndBytes",
         )
-    uneven = [name for name in choice.quantized if group_size > 0 and widths[name] % group_size]
-    if uneven:
-        sizes = [widths[name] for name in choice.quantized]
-        fitting = [str(one) for one in (128, 64, 32) if not any(width % one for width in sizes)]
-        raise BadRequestError(
-            f"groupSize: {group_size} does not divide the {widths[uneven[0]]} columns of "
-            f"{uneven[0]} ({len(uneven)} of {len(choice.quantized)} modules are so)",
-            reason=FailureReason.UNSUPPORTED_MODEL,
-            advice=f"set groupSize to {', '.join([*fitting, '-1'])}, or ignore those modules",
-        )
+    require_whole_groups({name: widths[name] for name in choice.quantized}, group_size)
 
 
 def without(choice: Choice, reached: Collection[str]) -> dict[str, dict[str, Any]] | None:

@@ -13,6 +13,7 @@ from kubequant_worker.methods.llmcompressor import (
     linear_modules,
     weights,
 )
+from kubequant_worker.methods.onnxruntime import ONNXRuntimeQuantizer
 from kubequant_worker.methods.quantized_load import QuantizedLoad
 
 if TYPE_CHECKING:
@@ -97,3 +98,26 @@ class TorchAOINT8(QuantizedLoad):
         """Return the command that loads the variant."""
         del produced
         return self.USAGE
+
+
+class ONNXRuntimeINT8(ONNXRuntimeQuantizer):
+    """Weights in 8 bits, and activations when they are computed, by ONNX Runtime for CPUs.
+
+    Nothing is smoothed: the API refuses a smoothing strength with this engine.
+    """
+
+    @classmethod
+    def bits(cls, spec: QuantizationJobSpec) -> int:
+        """Return how many bits a quantized weight has."""
+        del spec
+        return BITS
+
+    @classmethod
+    def scheme(cls, spec: QuantizationJobSpec) -> str:
+        """Return what is quantized, by the API's word."""
+        return (spec.int8 or INT8Parameters()).scheme
+
+    @classmethod
+    def ignore(cls, spec: QuantizationJobSpec) -> Sequence[str]:
+        """Return the words of the modules that stay as they are."""
+        return (spec.int8 or INT8Parameters()).ignore

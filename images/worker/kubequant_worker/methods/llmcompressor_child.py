@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from compressed_tensors.offload import get_execution_device, load_offloaded_model
 from compressed_tensors.quantization.utils import is_module_quantized
-from compressed_tensors.utils import match_named_modules
 from llmcompressor import oneshot
 from llmcompressor.core import LifecycleCallbacks
 from llmcompressor.modifiers.gptq import GPTQModifier
@@ -32,10 +31,20 @@ from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
+    name_type,
     restore_types,
     sentence,
     serve_engine,
     write_logits,
+)
+from kubequant_worker.methods.ignored import (
+    classes_of,
+    linear_modules,
+    require_targets,
+    require_whole_groups,
+    unused,
+    widths_of,
+    words_of_nothing,
 )
 from kubequant_worker.methods.transformers_model import Loading, load_model
 
@@ -76,8 +85,7 @@ class LLMCompressorWork(Work):
         if job["probe"]:
             device = get_execution_device(model.get_input_embeddings())
             write_logits(model, device, Path(job["probe"]), Path(job["expected"]))
-        stored = getattr(torch, job["stored"])
-        _save(model, Path(job["target"]), Path(job["model"]), stored)
+        _save(model, Path(job["target"]), Path(job["model"]), job["stored"])
         return notes
 
 
@@ -126,46 +134,17 @@ def _require_quantizable(model: Any, modifiers: Sequence[Mapping[str, Any]]) -> 
     llmcompressor itself passes over a model without linear modules in silence.
     """
     ignore = [name for one in modifiers for name in one["arguments"].get("ignore", ())]
-    targets = dict(match_named_modules(model, ["Linear"], ignore))
-    everything = len(list(match_named_modules(model, ["Linear"], [])))
-    if not targets:
-        raise BadRequestError(
-            f"spec.method: in {type(model).__name__} there is nothing for llmcompressor to "
-            f"quantize: it has {everything} linear modules, and all are ignored",
-            reason=FailureReason.UNSUPPORTED_MODEL,
-            advice="ignore fewer, or, for a model whose layers are not torch.nn.Linear (GPT-2 is "
-            "one), take another method, such as GGUF or BitsAndBytes",
-        )
+    targets = linear_modules(model, ignore)
+    require_targets(model, targets, "llmcompressor")
+    widths, classes = widths_of(targets), classes_of(model)
     for one in modifiers:
         if one["arguments"].get("scheme") == "FP8_BLOCK":
-            _require_whole_groups(
-                targets, _BLOCK, "scheme: Block, whose width of", "scheme: Dynamic"
-            )
+            require_whole_groups(widths, _BLOCK, "scheme: Block, whose width of", "scheme: Dynamic")
         for group in one["arguments"].get("config_groups", {}).values():
-            size = group["weights"].get("group_size")
-            _require_whole_groups(targets, size, "groupSize:", "")
-    unused = [name for name in ignore if not list(match_named_modules(model, [name], []))]
-    notes = [f"{len(targets)} of {everything} linear modules are quantized"]
-    if unused:
-        notes.append(f"ignore: {', '.join(sorted(set(unused)))} is the name of no module")
-    return notes
-
-
-def _require_whole_groups(
-    targets: Mapping[str, Any], size: int | None, what: str, instead: str
-) -> None:
-    """Raise BadRequestError where a row of a module's weight is not a whole number of groups."""
-    widths = {name: int(module.weight.shape[-1]) for name, module in targets.items()}
-    uneven = [name for name, width in widths.items() if size and width % size]
-    if uneven:
-        fitting = [str(one) for one in (128, 64, 32) if not any(w % one for w in widths.values())]
-        groups = f"groupSize to {', '.join([*fitting, '-1'])}"
-        raise BadRequestError(
-            f"{what} {size} does not divide the {widths[uneven[0]]} columns of {uneven[0]} "
-            f"({len(uneven)} of {len(targets)} modules are so)",
-            reason=FailureReason.UNSUPPORTED_MODEL,
-            advice=f"set {instead or groups}, or ignore those modules",
-        )
+            require_whole_groups(widths, group["weights"].get("group_size"))
+    everything = len(linear_modules(model))
+    counted = f"{len(targets)} of {everything} linear modules are quantized"
+    return [counted, *unused(words_of_nothing(classes, ignore, classes))]
 
 
 @contextmanager
@@ -235,15 +214,15 @@ def _offloaded(loading: Loading) -> Iterator[None]:
         yield
 
 
-def _save(model: Any, target: Path, source: Path, stored: torch.dtype) -> None:
+def _save(model: Any, target: Path, source: Path, stored: str) -> None:
     """Write the compressed checkpoint, in shards.
 
     What is not quantized gets back the type that it was stored in; scales keep the precision that
     they were computed in.
     """
-    model.config.dtype = stored
     model.save_pretrained(target, save_compressed=True, max_shard_size=SHARD_BYTES)
     restore_types(target, source)
+    name_type(target, stored)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ this module. The parent's half is `quantized_load`.
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,15 +24,16 @@ from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
+    name_type,
     restore_types,
     sentence,
     write_logits,
 )
-from kubequant_worker.methods.ignored import ignored, words_of_nothing
+from kubequant_worker.methods.ignored import classes_of, ignored, unused, words_of_nothing
 from kubequant_worker.methods.transformers_model import Loading, load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 _HALF: Final = 0.5
 
@@ -42,12 +42,13 @@ _HALF: Final = 0.5
 class _Skeleton:
     """What a model consists of, known before any weight is read.
 
-    `linear` are the modules that the engine knows, by name, with the numbers that each holds; of
-    them, `tied` share theirs with other modules. `numbers` counts all of the model's.
+    `classes` are those of every module, by its name. `linear` are the modules that the engine
+    knows, by name, with the numbers that each holds; of them, `tied` share theirs with other
+    modules. `numbers` counts all of the model's.
     """
 
     kind: str
-    names: Sequence[str]
+    classes: Mapping[str, Collection[str]]
     linear: Mapping[str, int]
     tied: frozenset[str]
     numbers: int
@@ -84,7 +85,7 @@ class QuantizedLoadWork(Work):
         torch.manual_seed(job["seed"])
         source, target = Path(job["model"]), Path(job["target"])
         skeleton = self._skeleton(source, loading)
-        kept = ignored(skeleton.linear, job["ignore"]) | skeleton.tied
+        kept = ignored(skeleton.linear, job["ignore"], skeleton.classes) | skeleton.tied
         if not skeleton.linear.keys() - kept:
             raise self._nothing_to_do(skeleton)
         how = self.configuration(job["settings"], sorted(kept))
@@ -96,7 +97,7 @@ class QuantizedLoadWork(Work):
         # Before it computes anything: an engine may pack weights anew when it first does.
         model.save_pretrained(target, max_shard_size=SHARD_BYTES)
         restore_types(target, source, lambda metadata: self.label(metadata, job["stored"]))
-        _write_type(target, job["stored"])
+        name_type(target, job["stored"])
         if job["probe"]:
             device = torch.device(loading.device)
             write_logits(model, device, Path(job["probe"]), Path(job["expected"]))
@@ -109,16 +110,15 @@ class QuantizedLoadWork(Work):
         factory: Any = AutoModelForCausalLM
         with torch.device("meta"):
             model = factory.from_config(config, **trusted)
-        modules = dict(model.named_modules())
         shared = {name for pair in model.all_tied_weights_keys.items() for name in pair}
         linear = {
             name: int(module.weight.numel())
-            for name, module in modules.items()
+            for name, module in model.named_modules()
             if self.quantizes(module)
         }
         tied = frozenset(name for name in linear if f"{name}.weight" in shared)
         numbers = sum(parameter.numel() for parameter in model.parameters())
-        return _Skeleton(type(model).__name__, list(modules), linear, tied, numbers)
+        return _Skeleton(type(model).__name__, classes_of(model), linear, tied, numbers)
 
     def _nothing_to_do(self, skeleton: _Skeleton) -> BadRequestError:
         return BadRequestError(
@@ -168,14 +168,6 @@ class QuantizedLoadWork(Work):
             yield seen
 
 
-def _write_type(folder: Path, stored: str) -> None:
-    """Let config.json name the type that the checkpoint is stored in, not that of computing."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["dtype"] = stored
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def _notes(
     skeleton: _Skeleton, seen: Sequence[str], kept: frozenset[str], words: Sequence[str]
 ) -> list[str]:
@@ -188,13 +180,10 @@ def _notes(
     if done < _HALF:
         told += "; the rest is in layers of another kind (embeddings, merged experts)"
     notes = [told]
-    shared = skeleton.tied - ignored(skeleton.tied, words)
+    shared = skeleton.tied - ignored(skeleton.tied, words, skeleton.classes)
     if shared:
         notes.append(f"{', '.join(sorted(shared))} stays as it is: it shares its weights")
     left = skeleton.linear.keys() - kept - set(seen)
     if left:
         notes.append(f"transformers keeps {', '.join(sorted(left))} as stored, for this model")
-    unused = words_of_nothing(skeleton.names, words)
-    if unused:
-        notes.append(f"ignore: {', '.join(unused)} is the name of no module")
-    return notes
+    return [*notes, *unused(words_of_nothing(skeleton.classes, words, skeleton.classes))]

@@ -11,7 +11,7 @@ import mmap
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -33,7 +33,9 @@ SLOTS = 2
 
 
 class Engine:
-    """The operations of the child."""
+    """The operations of the child; what kind of model it holds may be another (`onnx_child`)."""
+
+    MODEL: ClassVar[type[CheckpointModel]] = CheckpointModel
 
     def __init__(self, parent: Parent, *, memory_descriptor: int) -> None:
         """Answer to `parent`, with logits in the memory of `memory_descriptor`."""
@@ -60,7 +62,7 @@ class Engine:
             raise RuntimeError("this process has loaded a model already")
         how = Loading(**loading)  # type: ignore[arg-type] # crosses a pipe as a mapping
         remote_code.decide(trusted=how.trust_remote_code)
-        model = CheckpointModel(Path(path), how)
+        model = self.MODEL(Path(path), how)
         self._model = model
         size = SLOTS * model.piece_rows * model.vocabulary_size * 4
         os.ftruncate(self._descriptor, size)
@@ -133,14 +135,14 @@ class Engine:
             self._parent.receive()
 
 
-def main() -> None:
+def main(kind: type[Engine] = Engine) -> None:
     """Serve until the parent is gone. Arguments: socket, parent's pid, shared memory, threads."""
     descriptor, threads = int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
 
     def operations(parent: Parent) -> Mapping[str, Operation]:
-        return Engine(parent, memory_descriptor=descriptor).operations()
+        return kind(parent, memory_descriptor=descriptor).operations()
 
     serve(sys.argv[1:], operations)
 

@@ -184,9 +184,9 @@ class CheckpointModel:
     def __init__(self, path: Path, loading: Loading) -> None:
         """Load the checkpoint in the folder `path`; raises BadRequestError."""
         self.tokenizer = load_tokenizer(path, trust_remote_code=loading.trust_remote_code)
-        _import_architecture(path, trust_remote_code=loading.trust_remote_code)
+        self._prepare(path, loading)
         self.loaded = Loaded()
-        self.model = load_model(path, loading)
+        self.model = self._load(path, loading)
         self.loaded.finish()
         config = self.model.config.get_text_config()
         self.vocabulary_size = int(config.vocab_size)
@@ -196,9 +196,20 @@ class CheckpointModel:
         self.prefix_token = int(next(token for token in opening if token is not None))
         template = chat_template(path)
         self.chat_template = template.source if template else None
-        self.device = self.model.get_input_embeddings().weight.device
-        if self.device.type == "meta":  # spilled: accelerate moves inputs where they are needed
-            self.device = torch.device(loading.device)
+        self.device = self._input_device(loading)
+
+    def _prepare(self, path: Path, loading: Loading) -> None:
+        """Do what is no part of loading a model."""
+        _import_architecture(path, trust_remote_code=loading.trust_remote_code)
+
+    def _load(self, path: Path, loading: Loading) -> Any:
+        """Return what is called as a transformers model is."""
+        return load_model(path, loading)
+
+    def _input_device(self, loading: Loading) -> torch.device:
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        # Where the weights are spilled, accelerate moves inputs to where they are needed.
+        return torch.device(loading.device) if device.type == "meta" else device
 
     @property
     def piece_rows(self) -> int:

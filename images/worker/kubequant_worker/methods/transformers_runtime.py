@@ -28,12 +28,23 @@ def runtime_name() -> str:
 class TransformersEngine:
     """A child that will hold one model, started at once: importing torch takes seconds."""
 
-    def __init__(self, threads: int, *, gpus: bool = False) -> None:
-        """Compute with `threads` threads, and on a GPU only with `gpus`."""
+    def __init__(
+        self,
+        threads: int,
+        *,
+        gpus: bool = False,
+        module: str = _MODULE,
+        engine: str = "transformers",
+    ) -> None:
+        """Compute with `threads` threads, and on a GPU only with `gpus`.
+
+        `module` holds the child, whose operations are `transformers_child`'s, and `engine` is its
+        name.
+        """
         self._descriptor = os.memfd_create("kubequant-logits")
         self._child: Child | None = Child(
-            _MODULE,
-            engine="transformers",
+            module,
+            engine=engine,
             threads=threads,
             arguments=(str(self._descriptor), str(threads)),
             pass_fds=(self._descriptor,),
@@ -80,9 +91,14 @@ class TransformersRuntime(ChildRuntime):
         and ends with it.
         """
         facts = engine.child.call("open", str(path), dict(loading))
-        name = f"{runtime_name()} in {loading['dtype']} on {loading['device']}"
+        name = self.described(loading)
         super().__init__(engine, facts, name=name, context_length=context_length)
         self._path = path
+
+    @classmethod
+    def described(cls, loading: Mapping[str, Any]) -> str:
+        """Return what measures, and how the model is loaded."""
+        return f"{runtime_name()} in {loading['dtype']} on {loading['device']}"
 
     def is_of(self, path: Path) -> bool:
         """Say whether this is the checkpoint in `path`, and still loaded."""

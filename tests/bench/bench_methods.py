@@ -1,0 +1,319 @@
+"""Each method on a model of about 300 million parameters against the engine's documented script.
+
+    python -m tests.bench.bench_methods [--pairs N] [--layers N] [ROW ...]
+
+Both run in the environment of the method's image, on the same random model, with the same
+parameters and the same token ids, one after another, in pairs. Compared is the quantizing itself,
+from loading the model to the saved checkpoint: of ours, the stage Quantizing of the report; of the
+script, from loading to saved. Importing the engine is in neither: ours does it while the model is
+fetched. Fetching, measuring, verifying and publishing are ours alone, and left out. With
+fewer layers the model is smaller, and the figures say less: that is to try whether a row runs.
+
+Memory is the peak, while it quantizes, of the whole tree of processes (ours: the command, the
+worker and the engine's child), as `tree_memory` samples it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors import safe_open
+from tests.bench.tree_memory import TreePeak
+from tests.worker.environments import interpreter, variables
+from tests.worker.methods.conftest import TINY
+from tests.worker.methods.models import random_llama
+from transformers import AutoTokenizer
+
+from kubequant_worker.datasets import Role, bundled_text, calibration_samples
+from kubequant_worker.methods.cpu import thread_count
+from kubequant_worker.sources.safetensors_header import read_header
+
+SCRIPTS = Path(__file__).parent / "scripts"
+PAIRS = 1
+MOST = 1.05
+LAYERS = 26
+# With all layers 294 million parameters in their linear modules, and 4 million in the embeddings.
+MODEL = {
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.02,
+}
+CALIBRATION = {"samples": 8, "sequenceLength": 128}
+ITERATIONS = 4
+
+
+# Packed, in 8 bits, in the formats gptq and awq, and torchao's.
+_WEIGHT = re.compile(r"^model\.layers\..*_proj\.(_weight_qdata|q?weight|weight_packed)$")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method by one engine: the image, our spec, and the engine's documented script."""
+
+    image: str
+    script: str
+    spec: dict[str, Any]
+    variables: dict[str, str] = field(default_factory=dict)
+    """What the script is told beside its words."""
+
+
+# gptqmodel waits for itself with fewer workers.
+_TWO_WORKERS = {"GPTQMODEL_CPU_WORKERS": "2"}
+# Parameters that differ from the scripts' own defaults are set in both.
+ROWS = {
+    "INT8 by llmcompressor": Row(
+        "llmcompressor", "quantize_llmcompressor",
+        {"method": "INT8", "int8": {"engine": "LLMCompressor"}},
+    ),
+    "INT4 by llmcompressor": Row(
+        "llmcompressor", "quantize_llmcompressor", {"method": "INT4"},
+    ),
+    "FP8 by llmcompressor": Row(
+        "llmcompressor", "quantize_llmcompressor", {"method": "FP8"},
+    ),
+    "GPTQ by llmcompressor": Row(
+        "llmcompressor", "quantize_llmcompressor",
+        {"method": "GPTQ", "gptq": {"engine": "LLMCompressor", "trueSequential": False}},
+    ),
+    "AWQ by llmcompressor": Row(
+        "llmcompressor", "quantize_llmcompressor",
+        {"method": "AWQ", "awq": {"engine": "LLMCompressor"}},
+    ),
+    "GPTQ by gptqmodel": Row(
+        "gptqmodel", "quantize_gptqmodel",
+        {"method": "GPTQ", "gptq": {"engine": "GPTQModel"}},
+        _TWO_WORKERS,
+    ),
+    "AWQ by gptqmodel": Row(
+        "gptqmodel", "quantize_gptqmodel",
+        {"method": "AWQ", "awq": {"engine": "GPTQModel"}},
+        _TWO_WORKERS,
+    ),
+    "INT8 by torchao": Row(
+        "transformers", "quantize_transformers",
+        {"method": "INT8", "int8": {"engine": "TorchAO"}},
+    ),
+    "BitsAndBytes in 4 bits": Row(
+        "transformers", "quantize_transformers",
+        {"method": "BitsAndBytes", "bitsAndBytes": {"bits": 4}},
+    ),
+    "INT4 by auto-round": Row(
+        "auto-round", "quantize_auto_round",
+        {"method": "INT4", "int4": {"rounding": "Tuned", "iterations": ITERATIONS}},
+        {"ITERATIONS": str(ITERATIONS)},
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one side took, and the folder that it wrote."""
+
+    seconds: float
+    peak_bytes: int
+    folder: Path
+
+
+def ours(row: Row, model: Path, folder: Path) -> Measured:
+    """Run `kubequant run` and return what its stage Quantizing took."""
+    document = {
+        "apiVersion": "kubequant.dev/v1alpha1",
+        "kind": "QuantizationJob",
+        "metadata": {"name": "bench"},
+        "spec": {
+            "model": {"uri": f"file://{model}"},
+            "device": "CPU",
+            "calibration": CALIBRATION,
+            "evaluation": {"skip": ["Perplexity", "Generations", "Performance"]},
+            "output": {"uri": f"file://{folder / 'out'}"},
+            **row.spec,
+        },
+    }
+    manifest = folder / "manifest.yaml"
+    manifest.write_text(yaml.safe_dump(document))
+    command = [interpreter(row.image), "-m", "kubequant.cli", "run", manifest]
+    stage = ""
+    log = folder / "log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command, env=variables(), stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        peak = TreePeak(process.pid, lambda: stage == "Quantizing")
+        peak.start()
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                if line.startswith("{"):
+                    stage = json.loads(line)["stage"]
+        highest = peak.stop()
+    if process.wait() != 0:
+        raise SystemExit(log.read_text()[-4000:])
+    artifact = next((folder / "out" / "bench").iterdir())
+    stages = json.loads((artifact / "report.json").read_text())["stages"]
+    seconds = next(float(one["seconds"]) for one in stages if one["stage"] == "Quantizing")
+    return Measured(seconds, highest, artifact)
+
+
+def theirs(row: Row, model: Path, samples: Path, folder: Path) -> Measured:
+    """Run the engine's script and return what it took."""
+    target, log = folder / "target", folder / "log"
+    words = [row.spec["method"], model, samples, target]
+    command = [interpreter(row.image), SCRIPTS / f"{row.script}.py", *words]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "cache"), **row.variables}
+    threads = {"OMP_NUM_THREADS": str(thread_count())}
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command,
+            env={**variables(), **offline, **threads},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=folder,
+        )
+        peak = TreePeak(process.pid)
+        peak.start()
+        out, _ = process.communicate()
+        highest = peak.stop()
+    if process.returncode != 0:
+        raise SystemExit(log.read_text()[-4000:])
+    written = next(target.rglob("config.json")).parent
+    return Measured(float(out.splitlines()[-1]), highest, written)
+
+
+def calibration_file(folder: Path) -> Path:
+    """Write the token ids that ours draws from the bundled text, shape (samples, length)."""
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    texts = bundled_text(Role.CALIBRATION).documents
+    ids = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
+    drawn = calibration_samples(
+        np.concatenate([np.array(part, np.int32) for part in ids]),
+        samples=CALIBRATION["samples"],
+        length=CALIBRATION["sequenceLength"] - 1,
+        seed=0,
+        bundled=True,
+    )
+    bos = np.full((len(drawn), 1), tokenizer.bos_token_id, np.int32)
+    path = folder / "samples.npy"
+    np.save(path, np.concatenate([bos, drawn], axis=1))
+    return path
+
+
+def quantized_digests(folder: Path) -> dict[str, str]:
+    """Return the digest of each quantized weight of the layers, under its format's own name."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as tensors:  # type: ignore[no-untyped-call]
+            for name in tensors.keys():  # noqa: SIM118 - it is no dictionary
+                if _WEIGHT.search(name):
+                    content = tensors.get_tensor(name).contiguous().view(-1)
+                    bytes_of = content.view(torch.uint8).numpy().tobytes()
+                    found[name] = hashlib.sha256(bytes_of).hexdigest()
+    return found
+
+
+def parameters(model: Path) -> int:
+    """Return how many numbers a checkpoint holds."""
+    spans = (span for path in model.glob("*.safetensors") for span in read_header(path))
+    return sum(math.prod(span.shape) for span in spans)
+
+
+def alike(one: Path, other: Path) -> float:
+    """Return which share of the tensors of quantized modules both wrote with the same bytes."""
+    first, second = quantized_digests(one), quantized_digests(other)
+    if not first or first.keys() != second.keys():
+        raise SystemExit(f"not the same modules: {sorted(first.keys() ^ second.keys())[:4]}")
+    return sum(second.get(name) == digest for name, digest in first.items()) / len(first)
+
+
+def measured(row: Row, model: Path, samples: Path, pairs: int) -> str:
+    """Return a row's figures, medians of the pairs."""
+    times, peaks, shares, last = [], [], [], None
+    for number in range(pairs):
+        folder = Path(tempfile.mkdtemp(prefix="kubequant-bench-"))
+        try:
+            for name in ("ours", "theirs"):
+                (folder / name).mkdir()
+            sides: dict[str, Measured] = {}
+            for name in ("ours", "theirs") if number % 2 == 0 else ("theirs", "ours"):
+                if name == "ours":
+                    sides[name] = ours(row, model, folder / name)
+                else:
+                    sides[name] = theirs(row, model, samples, folder / name)
+            our, their = sides["ours"], sides["theirs"]
+            times.append(our.seconds / their.seconds)
+            peaks.append(our.peak_bytes / their.peak_bytes)
+            shares.append(alike(our.folder, their.folder))
+            last = (our, their)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    assert last is not None
+    our, their = last
+    return (
+        f"time **{statistics.median(times):.2f}** ({our.seconds:.1f} s against "
+        f"{their.seconds:.1f} s), memory **{statistics.median(peaks):.2f}** "
+        f"({our.peak_bytes / 1e6:.0f} MB against {their.peak_bytes / 1e6:.0f} MB); "
+        f"{100 * min(shares):.0f} % of the tensors are the same bytes"
+    )
+
+
+def main() -> None:
+    """Measure the rows that were named (default: all) and print one JSON object at the end."""
+    parser = argparse.ArgumentParser(description="Hold each method against its engine's script.")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="runs of each side")
+    parser.add_argument("--layers", type=int, default=LAYERS, help="of the model; fewer to try")
+    asked = parser.parse_args()
+    names = asked.rows or list(ROWS)
+    if unknown := [name for name in names if name not in ROWS]:
+        parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    with tempfile.TemporaryDirectory(prefix="kubequant-bench-") as temporary:
+        folder = Path(temporary)
+        model = random_llama(folder / "model", **MODEL, num_hidden_layers=asked.layers)
+        millions = parameters(model) / 1e6
+        print(f"measuring on {millions:.0f} million parameters", file=sys.stderr, flush=True)
+        samples = calibration_file(folder)
+        figures = {}
+        for name in names:
+            print(f"measuring {name}", file=sys.stderr, flush=True)
+            figures[name] = measured(ROWS[name], model, samples, asked.pairs)
+            print(figures[name], file=sys.stderr, flush=True)
+    count = f"medians of {asked.pairs} pairs" if asked.pairs > 1 else "one pair"
+    result = {
+        "name": (
+            f"Each method on a random model of {millions:.0f} million parameters against the "
+            "engine's own documented script with the same parameters and token ids, both on this "
+            f"CPU in float32 ({count}): from loading the model to the saved checkpoint, and the "
+            "peak anonymous memory of the whole tree of processes meanwhile"
+        ),
+        "target": f"time and memory at most {MOST} each",
+        "figures": figures,
+        "note": (
+            "Ours is the stage Quantizing of a run's report; fetching, measuring, verifying and "
+            "publishing are left out, and the engines' imports on both sides. Ours also tokenizes "
+            "the text, keeps what the quantized model computes to verify the saved one by, and "
+            "gives unquantized tensors back the type that they had."
+        ),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

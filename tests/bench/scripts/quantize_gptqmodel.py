@@ -1,0 +1,38 @@
+"""gptqmodel used as its documentation shows, with the parameters of a row of `bench_methods`.
+
+    python quantize_gptqmodel.py METHOD MODEL SAMPLES TARGET
+
+Run in the environment of images/gptqmodel. SAMPLES are the token ids to calibrate with, which the
+documented scripts tokenize. Prints the seconds from loading to saved, without the imports.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import torch
+from gptqmodel import BACKEND, AWQConfig, GPTQConfig, GPTQModel
+
+CONFIGS = {
+    "GPTQ": lambda: GPTQConfig(bits=4, group_size=128, damp_percent=0.01, act_group_aware=False),
+    "AWQ": lambda: AWQConfig(bits=4, group_size=128, sym=False),
+}
+# Its kernels for a CPU are compiled, and no image holds a compiler.
+BACKENDS = {"GPTQ": BACKEND.GPTQ_TORCH, "AWQ": BACKEND.AWQ_TORCH}
+
+
+def main() -> None:
+    method, path, samples, target = sys.argv[1:]
+    rows = [torch.from_numpy(row.astype(np.int64)) for row in np.load(samples)]
+    started = time.monotonic()
+    # In float32, as every run on a CPU: bfloat16 is many times slower there.
+    model = GPTQModel.load(path, CONFIGS[method](), dtype=torch.float32)
+    model.quantize(rows, batch_size=1, calibration_sort=None, backend=BACKENDS[method])
+    model.save(target)
+    print(time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    main()
