@@ -73,6 +73,8 @@ class Row:
     spec: dict[str, Any]
     variables: dict[str, str] = field(default_factory=dict)
     """What the script is told beside its words."""
+    hours: bool = False
+    """On a CPU it takes that long on the whole model: measured only where it is named."""
 
 
 # gptqmodel waits for itself with fewer workers.
@@ -106,6 +108,7 @@ ROWS = {
         "gptqmodel", "quantize_gptqmodel",
         {"method": "AWQ", "awq": {"engine": "GPTQModel"}},
         _TWO_WORKERS,
+        hours=True,  # the search for the best clip: minutes for each layer
     ),
     "INT8 by torchao": Row(
         "transformers", "quantize_transformers",
@@ -275,13 +278,13 @@ def measured(row: Row, model: Path, samples: Path, pairs: int) -> str:
 
 
 def main() -> None:
-    """Measure the rows that were named (default: all) and print one JSON object at the end."""
+    """Measure the rows named (default: all but those of hours); print a JSON object at the end."""
     parser = argparse.ArgumentParser(description="Hold each method against its engine's script.")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="runs of each side")
     parser.add_argument("--layers", type=int, default=LAYERS, help="of the model; fewer to try")
     asked = parser.parse_args()
-    names = asked.rows or list(ROWS)
+    names = asked.rows or [name for name, row in ROWS.items() if not row.hours]
     if unknown := [name for name in names if name not in ROWS]:
         parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
     with tempfile.TemporaryDirectory(prefix="kubequant-bench-") as temporary:
