@@ -5,6 +5,7 @@ A column in which no model has anything is left out, so that what was not measur
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,7 @@ from kubequant_worker.serving import served_variant
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from kubequant.api.contract import OriginalReport, RunReport, VariantReport
+    from kubequant.api.contract import ModuleSparsity, OriginalReport, RunReport, VariantReport
     from kubequant_worker.comparison import Comparison
 
 NOT_MEASURED: Final = "not measured"
@@ -100,6 +101,47 @@ def variants_table(report: RunReport) -> Table:
     return without_empty_columns(
         Table("What was made", head, tuple(rows) if len(rows) > 1 else (), words=2)
     )
+
+
+def sparsity_table(report: RunReport) -> Table:
+    """Return how many weights of each kind of module are zero, over all layers.
+
+    Modules that differ by numbers in their names alone, like the layers', are one kind.
+    """
+    rows = []
+    for variant in report.variants:
+        detail = variant.sparsity_detail
+        if detail is None:
+            continue
+        kinds: dict[str, list[ModuleSparsity]] = {}
+        for one in detail.modules:
+            kinds.setdefault(re.sub(r"(?<=[.])\d+(?=[.])", "*", one.module), []).append(one)
+        rows += [
+            (
+                kind,
+                str(len(found)),
+                _zeros(found),
+                readable.percent(min((one.percent for one in found), key=float), 2),
+                readable.percent(max((one.percent for one in found), key=float), 2),
+            )
+            for kind, found in kinds.items()
+        ]
+        rows.append(
+            (
+                "all",
+                str(detail.module_count),
+                readable.percent(detail.percent, 2),
+                f"asked: {readable.percent(detail.asked_percent, 2)}",
+                "",
+            )
+        )
+    head = ("modules", "how many", "zeros", "least", "most")
+    return table("What is zero, counted in the saved files", head, rows, words=1)
+
+
+def _zeros(found: Sequence[ModuleSparsity]) -> str:
+    share = sum(one.zeros for one in found) / max(1, sum(one.weights for one in found))
+    return readable.percent(f"{100 * share:.2f}", 2)
 
 
 def gates_table(report: RunReport) -> Table:
