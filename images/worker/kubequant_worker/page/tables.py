@@ -108,40 +108,33 @@ def sparsity_table(report: RunReport) -> Table:
 
     Modules that differ by numbers in their names alone, like the layers', are one kind.
     """
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for variant in report.variants:
         detail = variant.sparsity_detail
-        if detail is None:
+        if detail is None or not detail.modules:
             continue
         kinds: dict[str, list[ModuleSparsity]] = {}
         for one in detail.modules:
             kinds.setdefault(re.sub(r"(?<=[.])\d+(?=[.])", "*", one.module), []).append(one)
+        asked = readable.percent(detail.asked_percent, 2)
         rows += [
-            (
-                kind,
-                str(len(found)),
-                _zeros(found),
-                readable.percent(min((one.percent for one in found), key=float), 2),
-                readable.percent(max((one.percent for one in found), key=float), 2),
-            )
+            (kind, str(len(found)), asked, _zeros(found), *_ends(found))
             for kind, found in kinds.items()
         ]
-        rows.append(
-            (
-                "all",
-                str(detail.module_count),
-                readable.percent(detail.percent, 2),
-                f"asked: {readable.percent(detail.asked_percent, 2)}",
-                "",
-            )
-        )
-    head = ("modules", "how many", "zeros", "least", "most")
+        share = readable.percent(detail.percent, 2)
+        rows.append(("all", str(detail.module_count), asked, share, *_ends(detail.modules)))
+    head = ("modules", "how many", "asked", "zeros", "least", "most")
     return table("What is zero, counted in the saved files", head, rows, words=1)
 
 
 def _zeros(found: Sequence[ModuleSparsity]) -> str:
     share = sum(one.zeros for one in found) / max(1, sum(one.weights for one in found))
     return readable.percent(f"{100 * share:.2f}", 2)
+
+
+def _ends(found: Sequence[ModuleSparsity]) -> tuple[str, str]:
+    shares = sorted((one.percent for one in found), key=float)
+    return readable.percent(shares[0], 2), readable.percent(shares[-1], 2)
 
 
 def gates_table(report: RunReport) -> Table:
