@@ -7,11 +7,14 @@ counted here, by torch and not by the worker.
 from __future__ import annotations
 
 import hashlib
+import json
+import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.worker.engines.runs import program
+from tests.worker.environments import interpreter, variables
 from tests.worker.methods.conftest import TINY
 from tests.worker.methods.models import changed_config, random_gpt2, random_llama
 
@@ -230,8 +233,6 @@ def test_what_is_not_ignored_is_pruned_even_if_it_is_the_head(made: Made) -> Non
 
 @pytest.mark.parametrize("case", ["SparseGPT", "Magnitude"])
 def test_a_pruned_checkpoint_is_a_plain_one_of_the_same_types(made: Made, case: str) -> None:
-    import json  # noqa: PLC0415 - only here
-
     before, after = tensors(TINY), made.tensors(case)
     config = json.loads((made.artifact(case) / "config.json").read_text())
 
@@ -298,3 +299,19 @@ def test_a_pruned_model_can_be_quantized(made: Made) -> None:
 
     assert "28 of 29 linear modules are quantized" in made.said["quantized afterwards"]["notes"]
     assert pruned["divergence"] < both["divergence"] < pruned["divergence"] + 0.05
+
+
+def test_the_pinned_library_has_no_format_left_that_stores_zeros_in_less_room() -> None:
+    # Where this fails after an upgrade, Prune should write what the library can.
+    asked = "import json; from compressed_tensors.compressors import BaseCompressor as base; "
+    done = subprocess.run(
+        [interpreter("llmcompressor"), "-c", f"{asked}print(json.dumps(base.registered_names()))"],
+        env=variables(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    formats = json.loads(done.stdout.splitlines()[-1])
+
+    assert "pack-quantized" in formats
+    assert [name for name in formats if "sparse" in name or "24" in name] == []

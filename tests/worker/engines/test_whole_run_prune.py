@@ -96,6 +96,25 @@ def test_a_gate_holds_a_pruned_model_as_any_other(tmp_path: Path) -> None:
     assert report["failure"]["reason"] == "GateFailed"
 
 
+def test_what_lost_too_much_by_magnitude_is_pruned_more_carefully(tmp_path: Path) -> None:
+    code, report, error = run(
+        tmp_path,
+        "escalated",
+        method="Prune",
+        prune={"algorithm": "Magnitude", "sparsity": "0.6"},
+        calibration=CALIBRATION,
+        gates=[{"metric": "PerplexityIncreasePercent", "max": "5"}],
+        onGateFailure="Escalate",
+        evaluation={"perplexity": {"maxTokens": 2048}, "skip": ["Performance", "Generations"]},
+    )
+
+    assert code == 0, error
+    (variant,) = report["variants"]
+    assert variant["setting"] == "50 % zeros, SparseGPT"
+    assert report["resolved"]["engine"].startswith("llmcompressor ")
+    assert report["escalation"][0]["setting"] == "60 % zeros, Magnitude"
+
+
 def test_what_was_pruned_can_be_quantized_and_both_steps_are_named(both: Both) -> None:
     provenance = json.loads((both.quantized / "provenance.json").read_text())["predicate"]
     told = provenance["buildDefinition"]["internalParameters"]
