@@ -53,7 +53,8 @@ def methods() -> str:
 
 def _engine_cells(method: Method, engine: Engine) -> tuple[str, ...]:
     preferred = [device.value for device in Device if _preferred(method, device) is engine]
-    alone = len(ENGINES[method]) == 1 or not preferred
+    chosen = "engine" in MEMBERS[method][1].model_fields
+    alone = len(ENGINES[method]) == 1 or not preferred or not chosen
     auto = "" if alone else f" ({AUTO} on a {' and a '.join(preferred)})"
     devices = ", ".join(device.value for device in Device if device in engine.devices)
     return f"{engine.name}{auto}", devices, engine.writes, engine.served_by

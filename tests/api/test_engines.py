@@ -12,6 +12,7 @@ from kubequant.api.engines import (
     ENGINES,
     LLM_COMPRESSOR,
     ONNX_RUNTIME,
+    TORCH,
     TORCH_AO,
     candidates,
     engine_choice,
@@ -102,6 +103,18 @@ def test_an_engine_that_auto_never_prefers_is_taken_where_nothing_else_is() -> N
     choice = engine_choice(asked, there=frozenset({ONNX_RUNTIME}))
     assert choice is not None
     assert "TorchAO, which Auto prefers, is not installed here" in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "expected"),
+    [("SparseGPT", LLM_COMPRESSOR), ("Wanda", LLM_COMPRESSOR), ("Magnitude", TORCH)],
+)
+@pytest.mark.parametrize("device", ["CPU", "GPU"])
+def test_the_algorithm_decides_who_prunes(algorithm: str, expected: str, device: str) -> None:
+    asked = spec(method="Prune", device=device, prune={"algorithm": algorithm})
+
+    assert [engine.name for engine in candidates(asked)] == [expected]
+    assert engine_choice(asked, there=frozenset({TORCH_AO})) is None
 
 
 def test_rounding_that_an_engine_cannot_do_is_not_its_own() -> None:

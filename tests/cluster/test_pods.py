@@ -258,3 +258,24 @@ def test_a_method_with_another_image_runs_as_a_pod_of_that_image(
     (variant,) = status["variants"]
     assert variant["gatesPassed"] is True
     assert float(variant["sizeReductionPercent"]) > 50
+
+
+def test_a_model_is_pruned_in_one_pod_and_quantized_in_the_next(team: Team, tmp_path: Path) -> None:
+    short = {"device": "CPU", "calibration": {"samples": 16, "sequenceLength": 256}}
+    first = team.manifest(method="Prune", gates=[], **short)
+    del first["spec"]["gguf"]
+    pruned = team.wait(team.apply(first))
+    assert "/llmcompressor:" in pruned["resolved"]["image"]
+    assert pruned["resolved"]["engine"].startswith("llmcompressor")
+    report = json.loads(downloaded(team, pruned, tmp_path / "pruned")["report.json"].read_text())
+    assert float(report["variants"][0]["sparsityDetail"]["percent"]) == pytest.approx(50, abs=0.1)
+
+    second = team.manifest(method="INT4", gates=[], **short)
+    del second["spec"]["gguf"]
+    second["metadata"]["name"] = "pruned-int4"
+    second["spec"]["model"]["uri"] = pruned["artifact"]["uri"].rstrip("/")
+    quantized = team.wait(team.apply(second))
+    files = downloaded(team, quantized, tmp_path / "quantized")
+    told = json.loads(files["provenance.json"].read_text())["predicate"]["buildDefinition"]
+    assert [one["method"] for one in told["internalParameters"]["before"]] == ["Prune"]
+    assert [one["method"] for one in told["internalParameters"]["made"]] == ["INT4"]

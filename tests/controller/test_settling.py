@@ -133,7 +133,7 @@ EVENTS: dict[str, Event] = {
     "resume": _edit("suspend: false"),
     "another type": _edit("gguf: {types: [Q8_0]}"),
     "the first type": _edit("gguf: {types: [Q4_K_M]}"),
-    "a method without image": _edit("method: Prune, gguf: (removed)"),
+    "a method without image": _edit("method: Distill, gguf: (removed)"),
     "back to GGUF": _edit("method: GGUF"),
     "more memory": _edit("pod: {resources: {limits: {memory: 64Gi}}}"),
     "a short deadline": _edit("activeDeadlineSeconds: 60"),

@@ -29,6 +29,21 @@ _USAGE = {
     Method.TENSOR_RT: ("TensorRT-LLM", "trtllm-serve ."),
     Method.BITS_AND_BYTES: ("transformers", "python -c 'import transformers'"),
 }
+SPARSITY = {
+    "askedPercent": "50",
+    "percent": "50.01",
+    "moduleCount": 4,
+    "modules": [
+        {
+            "module": f"model.layers.{layer}.mlp.{name}_proj",
+            "weights": 1000,
+            "zeros": 500 + layer,
+            "percent": f"{50 + layer / 10:g}",
+        }
+        for layer in (0, 1)
+        for name in ("up", "down")
+    ],
+}
 TEXT = " a fishing boat came home without its crew. The harbour master wrote nothing down."
 
 
@@ -112,6 +127,7 @@ def _variant(method: Method, name: str, numbers: tuple[Any, ...], paths: list[st
             {"path": path, "sizeBytes": size if n == 0 else 1024, "sha256": SHA}
             for n, path in enumerate(paths)
         ],
+        **({"sparsityDetail": SPARSITY} if method is Method.PRUNE else {}),
         "notes": ["blk.0.attn_k.weight fell back to Q5_0: its rows are 192 long"],
     }
 

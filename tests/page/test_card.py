@@ -119,3 +119,19 @@ def test_the_numbers_stand_in_the_card_and_so_do_the_commands() -> None:
         "ollama run llama-3-1-8b",
     ):
         assert words in text
+
+
+def test_the_zeros_of_a_pruned_model_are_told_by_kind_of_module() -> None:
+    lines = model_card(whole_report(Method.PRUNE)).decode().splitlines()
+
+    assert "| model.layers.\\*.mlp.up_proj | 2 | 50.00 % | 50.05 % | 50.00 % | 50.10 % |" in lines
+    assert "| all | 4 | 50.00 % | 50.01 % | 50.00 % | 50.10 % |" in lines
+
+
+def test_the_steps_that_made_the_source_are_told() -> None:
+    step = {"method": "Prune", "setting": "50 % zeros", "run": "b916b3ae", "uri": "hf://o/first"}
+    card = model_card(whole_report(source={"uri": "s3://b/pruned", "steps": [step]})).decode()
+
+    assert (
+        "- Before, by its own provenance: Prune (50 % zeros) of hf://o/first, run b916b3ae" in card
+    )

@@ -86,6 +86,7 @@ def recommendations(report: RunReport) -> tuple[str, ...]:
     sentences = [
         *_which(report),
         *_quality(report),
+        *_pruned(report),
         *_gates(report),
         *_speed(report),
         *_fit(report),
@@ -139,6 +140,30 @@ def _more_careful(report: RunReport, variant: VariantReport) -> str:
     if variant.method is Method.INT8 and "WeightOnly" not in variant.setting:
         return _INSTEAD[Method.INT8]
     return "see in spec.evaluation.benchmarks whether your task feels it"
+
+
+def _pruned(report: RunReport) -> Iterator[str]:
+    """Yield what to do with a pruned model, whose file is no smaller and which may have lost."""
+    for variant in report.variants:
+        detail = variant.sparsity_detail
+        if detail is None:
+            continue
+        asked = detail.asked_percent
+        if variant.perplexity_increase_percent is not None and _rise(variant) > WITHIN_PERCENT:
+            action = f"set spec.prune.sparsity below {float(asked) / 100:g}"
+            if "SparseGPT" not in variant.setting:
+                action = "take algorithm SparseGPT, which makes up for what it drops"
+            elif detail.two_of_four:
+                action = "take pattern Unstructured, which drops what matters least"
+            yield (
+                f"{variant.name}: without {shown(detail.percent)} % of the weights perplexity rose "
+                f"by more than {WITHIN_PERCENT:g} % ({rise_text(variant)}): {action}."
+            )
+        place = f": {report.artifact.uri}" if report.artifact else ""
+        yield (
+            f"{variant.name} has {shown(detail.percent)} % zeros and takes as much room as the "
+            f"original: quantize it, with this artifact as spec.model.uri{place}."
+        )
 
 
 def _gates(report: RunReport) -> Iterator[str]:
@@ -196,7 +221,8 @@ def _fit(report: RunReport) -> Iterator[str]:
         if needed <= most:
             continue
         best = max(fitting, key=_memory, default=None)
-        action = f"take {best.name}" if best else "take a setting with fewer bits"
+        fewer = "quantize it" if variant.sparsity_detail else "take a setting with fewer bits"
+        action = f"take {best.name}" if best else fewer
         yield (
             f"{variant.name} takes {needed / _MIB:.0f} MiB, more than {named} of "
             f"{most / _MIB:.0f} MiB: {action}."

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from kubequant_worker import readable
 from kubequant_worker.card_metadata import card_metadata
 from kubequant_worker.page import tables
-from kubequant_worker.page.view import notes, performance_facts, shortfalls
+from kubequant_worker.page.view import earlier, notes, performance_facts, shortfalls
 from kubequant_worker.serving import commands, served_variant
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def _quality(report: RunReport) -> Iterable[str]:
     yield from _markdown(tables.expectation_table(report))
     if short := shortfalls(report):
         yield _list(short)
+    yield from _markdown(tables.sparsity_table(report))
     yield from _markdown(tables.benchmarks_table(report))
     yield from _markdown(tables.gates_table(report))
 
@@ -124,6 +125,7 @@ def _origin(report: RunReport) -> str:
         revision = f" at commit {_code(report.source.revision)}" if report.source.revision else ""
         count = len(report.source.files)
         lines.append(f"Source: {_code(report.source.uri)}{revision}, {count} files")
+        lines += [f"Before, by its own provenance: {_text(one)}" for one in earlier(report)]
     for dataset in report.datasets:
         digest = f", SHA-256 `{dataset.sha256}`" if dataset.sha256 else ""
         lines.append(

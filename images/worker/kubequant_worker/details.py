@@ -9,7 +9,9 @@ from kubequant.api.contract import (
     BenchmarkDetail,
     BenchmarkResult,
     DivergenceDetail,
+    ModuleSparsity,
     PerformanceDetail,
+    SparsityDetail,
 )
 from kubequant.api.fields import decimal_text
 from kubequant.api.status import MAX_BENCHMARKS
@@ -21,9 +23,12 @@ if TYPE_CHECKING:
     from kubequant_worker.benchmarks.score import Pair
     from kubequant_worker.evaluation.performance import Performance
     from kubequant_worker.evaluation.perplexity import Comparison
+    from kubequant_worker.methods.sparsity import Sparsity
 
 # What a report holds; a group of the harness may have hundreds of tasks.
 MOST_BENCHMARKS: Final = 256
+MOST_MODULES: Final = 4096
+_LONGEST_MODULE: Final = 253
 # Below this share of its threads' time, a process that computes on a CPU was kept from computing.
 _BUSY_PERCENT: Final = 60
 
@@ -120,4 +125,31 @@ def benchmark_details(benchmarks: Sequence[Pair]) -> tuple[BenchmarkDetail, ...]
             version=one.quantized.version,
         )
         for one in benchmarks[:MOST_BENCHMARKS]
+    )
+
+
+def sparsity_detail(found: Sparsity) -> SparsityDetail:
+    """Return the zeros of a pruned model; of too many modules those farthest from what was asked.
+
+    A name that is too long for a report loses its beginning.
+    """
+    shown = found.matrices
+    if len(shown) > MOST_MODULES:
+        farthest = sorted(shown, key=lambda one: -abs(one.share - found.asked))[:MOST_MODULES]
+        kept = {one.module for one in farthest}
+        shown = tuple(one for one in shown if one.module in kept)
+    return SparsityDetail(
+        asked_percent=decimal_text(100 * found.asked, 2),
+        percent=decimal_text(100 * found.share, 2),
+        two_of_four=all(one.is_two_of_four for one in found.matrices),
+        module_count=len(found.matrices),
+        modules=tuple(
+            ModuleSparsity(
+                module=one.module[-_LONGEST_MODULE:],
+                weights=one.weights,
+                zeros=one.zeros,
+                percent=decimal_text(100 * one.share, 2),
+            )
+            for one in shown
+        ),
     )

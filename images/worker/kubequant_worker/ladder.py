@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from kubequant.api.base import camel
-from kubequant.api.engines import LLAMA_CPP, LLM_COMPRESSOR
-from kubequant.api.params import GGUFType
+from kubequant.api.engines import LLAMA_CPP, LLM_COMPRESSOR, TORCH
+from kubequant.api.params import GGUFType, PruneParameters
 from kubequant.api.spec import MEMBERS, Method
 from kubequant_worker.methods.gguf_types import LEVELS
 
@@ -95,6 +95,11 @@ _COMPRESSED: Final = (
 _BY_GPTQ_MODEL: Final = tuple(_gptq(_GPTQ_MODEL, *one) for one in ((4, 128), (4, 32), (8, 128)))
 _BY_AUTO_GPTQ: Final = tuple(_gptq(_AUTO_GPTQ, *one) for one in ((4, 128), (4, 32), (8, 128)))
 
+_PRUNED: Final = tuple(
+    Rung(Method.PRUNE, LLM_COMPRESSOR, {"algorithm": "SparseGPT", "sparsity": share})
+    for share in ("0.5", "0.4", "0.3", "0.2")
+)
+
 LADDERS: Final[dict[tuple[str, Method, int], tuple[Rung, ...]]] = {
     (LLM_COMPRESSOR, Method.GPTQ, 2): _COMPRESSED,
     (LLM_COMPRESSOR, Method.GPTQ, 3): _COMPRESSED,
@@ -119,6 +124,8 @@ LADDERS: Final[dict[tuple[str, Method, int], tuple[Rung, ...]]] = {
         Rung(Method.BITS_AND_BYTES, _BITS_AND_BYTES, {"bits": 4, "quant_type": "NF4"}),
         Rung(Method.BITS_AND_BYTES, _BITS_AND_BYTES, {"bits": 8}),
     ),
+    (LLM_COMPRESSOR, Method.PRUNE, 0): _PRUNED,
+    (TORCH, Method.PRUNE, 0): _PRUNED,
 }
 """What follows, in order, by engine, method and bits; what is not here is a ladder's end.
 
@@ -177,6 +184,9 @@ def setting(spec: QuantizationJobSpec, rung: Rung) -> str:
     parameters = _parameters(spec, rung)
     count = _bits(rung.method, parameters)
     words = [f"{count} bits"] if count else []
+    if isinstance(parameters, PruneParameters):
+        words.append(f"{100 * float(parameters.sparsity):g} % zeros")
+        words += ["two of every four"] if parameters.pattern == "TwoOfFour" else []
     group = getattr(parameters, "group_size", 0)
     if group:
         words.append("one scale per row" if group < 0 else f"groups of {group}")
@@ -225,8 +235,16 @@ def _bits(method: Method, parameters: MethodParameters) -> int:
     return int(getattr(parameters, "bits", _BITS.get(method, 0)))
 
 
-def _care(parameters: MethodParameters) -> tuple[int, int, int]:
-    """Return what orders two settings of one method: bits, levels, the fineness of groups."""
+def _care(parameters: MethodParameters) -> tuple[float, ...]:
+    """Return what orders two settings of one method: bits, levels, the fineness of groups.
+
+    Of two prunings that which drops less, then that which may drop any weight, then the algorithm
+    that makes up for what it drops.
+    """
+    if isinstance(parameters, PruneParameters):
+        algorithms = ("Magnitude", "Wanda", "SparseGPT")
+        free = parameters.pattern == "Unstructured"
+        return -float(parameters.sparsity), free, algorithms.index(parameters.algorithm)
     group = getattr(parameters, "group_size", 0)
     levels = ("FP4", "NF4", "WeightAndActivation", "WeightOnly")
     named = getattr(parameters, "quant_type", None) or getattr(parameters, "scheme", None)
@@ -249,7 +267,8 @@ def as_table() -> str:
             lines.append(f"| {LLAMA_CPP} | GGUF {kind.value} | {', '.join(climbed)} |")
     for (engine, method, count), known in LADDERS.items():
         climbed = [_words(rung) for rung in known]
-        lines.append(f"| {engine} | {method.value}, {count} bits | {'; '.join(climbed)} |")
+        start = f"{method.value}, {count} bits" if count else method.value
+        lines.append(f"| {engine} | {start} | {'; '.join(climbed)} |")
     return "\n".join(lines)
 
 

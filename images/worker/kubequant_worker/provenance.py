@@ -47,7 +47,10 @@ def statement(report: RunReport) -> bytes:
 
 
 def _made(report: RunReport) -> dict[str, Any]:
-    """Return what was done really, also where gates made the run escalate from what was asked."""
+    """Return what was done really, also where gates made the run escalate from what was asked.
+
+    "before" are the steps by which the source had been made, the first one first.
+    """
     document: dict[str, Any] = {
         "digest": report.digest,
         "made": [
@@ -60,6 +63,8 @@ def _made(report: RunReport) -> dict[str, Any]:
             for variant in report.variants
         ],
     }
+    if report.source is not None and report.source.steps:
+        document["before"] = [step.to_json() for step in report.source.steps]
     if report.escalation:
         document["escalation"] = [step.to_json() for step in report.escalation]
     return document

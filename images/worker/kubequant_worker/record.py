@@ -41,6 +41,7 @@ from kubequant_worker.details import (
     benchmark_results,
     divergence_detail,
     performance_detail,
+    sparsity_detail,
 )
 from kubequant_worker.environment import environment
 from kubequant_worker.evaluation.baseline import reported_losses
@@ -316,6 +317,7 @@ class Record:
             bits_per_weight=decimal_text(variant.bits, 2),
             in_place_of=variant.in_place_of,
             embedding_bytes=produced.embedding_bytes,
+            sparsity_detail=sparsity_detail(produced.sparsity) if produced.sparsity else None,
         )
 
     def _source(self) -> SourceReport | None:
@@ -326,6 +328,7 @@ class Record:
             revision=self.source.revision or "",
             architecture=self.architecture,
             card=self.source.card,
+            steps=self.source.steps,
             files=published_files(self.source.files),
         )
 

@@ -16,8 +16,10 @@ from kubequant.api.details import (
     BenchmarkDetail,
     DivergenceDetail,
     Generation,
+    ModuleSparsity,
     PerformanceDetail,
     PerplexityDetail,
+    SparsityDetail,
 )
 from kubequant.api.fields import ObjectName, RunDigest, Sentence
 from kubequant.api.outcome import ExitCode, FailureReason, Outcome, Stage
@@ -26,6 +28,7 @@ from kubequant.api.report import (
     GPU,
     SCHEMA_VERSION,
     DatasetReport,
+    EarlierStep,
     Environment,
     Expectation,
     GateResult,
@@ -65,6 +68,7 @@ __all__ = [
     "BenchmarkResult",
     "DatasetReport",
     "DivergenceDetail",
+    "EarlierStep",
     "Environment",
     "EscalationStep",
     "ExitCode",
@@ -74,6 +78,7 @@ __all__ = [
     "GateResult",
     "Generation",
     "Library",
+    "ModuleSparsity",
     "OriginalReport",
     "Outcome",
     "PerformanceDetail",
@@ -85,6 +90,7 @@ __all__ = [
     "RunRequest",
     "SourceCard",
     "SourceReport",
+    "SparsityDetail",
     "Stage",
     "StageTiming",
     "TerminationMessageError",

@@ -139,6 +139,34 @@ class BenchmarkDetail(Model):
     """The task's version."""
 
 
+class ModuleSparsity(Model):
+    """One pruned module."""
+
+    module: Annotated[StrictStr, Field(min_length=1, max_length=253)]
+    """Its name."""
+    weights: Count
+    """How many weights it has."""
+    zeros: Count
+    """How many of them are zero."""
+    percent: MeasuredDecimal
+    """The same in percent."""
+
+
+class SparsityDetail(Model):
+    """The zeros of a pruned model, counted in its saved files."""
+
+    asked_percent: MeasuredDecimal
+    """How many percent of the weights were to be dropped."""
+    percent: MeasuredDecimal
+    """How many percent of the weights of all pruned modules are zero."""
+    two_of_four: StrictBool = False
+    """Whether of every four weights in a row of these modules at least two are zero."""
+    module_count: Count = 0
+    """How many modules were pruned."""
+    modules: Annotated[tuple[ModuleSparsity, ...], Field(max_length=4096)] = ()
+    """The modules; of more than fit, those farthest from what was asked for."""
+
+
 class Generation(Model):
     """One prompt, continued greedily by the original and by the variant."""
 

@@ -25,6 +25,7 @@ TORCH_AO: Final = "TorchAO"
 ONNX_RUNTIME: Final = "ONNXRuntime"
 BITS_AND_BYTES: Final = "BitsAndBytes"
 AUTO_ROUND: Final = "AutoRound"
+TORCH: Final = "Torch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ _EVERYWHERE: Final = frozenset(Device)
 _CPU: Final = frozenset({Device.CPU})
 _GPU: Final = frozenset({Device.GPU})
 _COMPRESSED: Final = ("compressed-tensors", "vLLM, transformers")
+_DENSE: Final = ("safetensors", "vLLM, transformers")
 
 ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
     # Its image holds llama.cpp for CPUs, which needs no more to quantize.
@@ -138,6 +140,11 @@ ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
             "vLLM, transformers",
         ),
     ),
+    # The algorithm decides: SparseGPT and Wanda are the one's, Magnitude the other's.
+    Method.PRUNE: (
+        Engine(LLM_COMPRESSOR, _EVERYWHERE, "it does SparseGPT and Wanda", *_DENSE),
+        Engine(TORCH, _EVERYWHERE, "magnitude needs no more", *_DENSE),
+    ),
 }
 """The engines of each method, in the order in which Auto prefers them."""
 
@@ -196,4 +203,7 @@ def _takes(engine: str, spec: QuantizationJobSpec) -> bool:
         return engine == (AUTO_ROUND if tuned else LLM_COMPRESSOR)
     if spec.method is Method.INT8 and spec.int8 is not None:
         return engine == LLM_COMPRESSOR or not spec.int8.smooths_as_asked()
+    if spec.method is Method.PRUNE:
+        algorithm = getattr(spec.prune, "algorithm", "SparseGPT")
+        return (engine == TORCH) == (algorithm == "Magnitude")
     return True

@@ -17,6 +17,7 @@ from kubequant.api.details import (
     Generation,
     PerformanceDetail,
     PerplexityDetail,
+    SparsityDetail,
 )
 from kubequant.api.fields import (
     SHA256,
@@ -112,6 +113,8 @@ class VariantReport(Variant):
     embedding_bytes: ByteCount | None = None
     """Bytes of the token embeddings and the output matrix, which most methods leave wider."""
 
+    sparsity_detail: SparsityDetail | None = None
+    """What is zero in a pruned model."""
     perplexity_detail: PerplexityDetail | None = None
     """How the perplexity was measured."""
     perplexity_increase_standard_error: MeasuredDecimal | None = None
@@ -171,6 +174,19 @@ class SourceCard(Model):
     """The task that the Hub files it under, like text-generation."""
 
 
+class EarlierStep(Model):
+    """One step that made the source out of another model, by the source's own provenance.json."""
+
+    method: ShortText
+    """The method."""
+    setting: ShortText = ""
+    """How, in a few words."""
+    run: ShortText = ""
+    """The digest of its run."""
+    uri: AnyURI = ""
+    """Where the model came from that it was made of."""
+
+
 class SourceReport(Model):
     """The model as it was fetched."""
 
@@ -182,6 +198,8 @@ class SourceReport(Model):
     """Its architecture, like LlamaForCausalLM."""
     card: SourceCard | None = None
     """What its model card says; absent where it has none."""
+    steps: Annotated[tuple[EarlierStep, ...], Field(max_length=16)] = ()
+    """How it was made itself, the first step first, where kubequant made it."""
     files: Files = ()
     """Its files, with their digests."""
 

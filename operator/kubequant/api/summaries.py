@@ -14,7 +14,7 @@ SUMMARIES: Final[dict[Method, str]] = {
     Method.GPTQ: "weights in 2, 3, 4 or 8 bits, each column's error made up by the next ones",
     Method.AWQ: "weights in 4 bits, the columns that activations need most kept finest",
     Method.BITS_AND_BYTES: "weights in 8 or 4 bits (NF4, FP4) while the model loads, without data",
-    Method.PRUNE: "weights set to zero",
+    Method.PRUNE: "weights set to zero, any or two of every four; the files stay as large",
     Method.DISTILL: "a smaller model taught by the original",
     Method.TENSOR_RT: "an engine for the GPU that builds it",
     Method.AUTO: "one of the others, chosen by hardware and priority",

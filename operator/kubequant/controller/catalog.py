@@ -20,6 +20,7 @@ from kubequant.api.engines import (
     LLAMA_CPP,
     LLM_COMPRESSOR,
     ONNX_RUNTIME,
+    TORCH,
     TORCH_AO,
     engine_choice,
 )
@@ -65,6 +66,7 @@ IMAGES: Final[dict[str, Image]] = {
     TORCH_AO: Image(ImageKey.TRANSFORMERS, "torchao"),
     BITS_AND_BYTES: Image(ImageKey.TRANSFORMERS, "bitsandbytes"),
     AUTO_ROUND: Image(ImageKey.AUTO_ROUND, "auto-round"),
+    TORCH: Image(ImageKey.LLMCOMPRESSOR, "torch"),
 }
 """The image of each engine. The worker itself says in Preflight whether the device is there."""
 

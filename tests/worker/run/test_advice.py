@@ -47,6 +47,7 @@ class Case:
 
 BUNDLED = {"role": "calibration", "bundled": True, "tokens": 4096}
 GATE = {"gate": 0, "variant": "GPTQ", "metric": "PerplexityIncreasePercent", "max": "2.0"}
+ZEROS = {"askedPercent": "50", "percent": "50"}
 
 CASES = [
     Case("nothing measured, nothing to say", [{"name": "Q4_K_M", "sizeBytes": 100}], []),
@@ -283,6 +284,44 @@ CASES = [
                 "spec.gguf.tokenEmbeddingType and outputTensorType to a smaller type."
             )
         ],
+    ),
+    Case(
+        "a pruned model that lost little",
+        [{"setting": "50 % zeros, SparseGPT", "sparsityDetail": ZEROS, **rise("1.9")}],
+        [
+            (
+                "Prune has 50 % zeros and takes as much room as the original: quantize it, with "
+                "this artifact as spec.model.uri: s3://bucket/a/9f2c41aa/."
+            )
+        ],
+        method="Prune",
+        changes={"artifact": {"uri": "s3://bucket/a/9f2c41aa/", "manifestSha256": "0" * 64}},
+    ),
+    *(
+        Case(
+            f"a pruned model that lost much by {setting}",
+            [{"setting": setting, "sparsityDetail": {**ZEROS, **more}, **rise("21.6")}],
+            [
+                (
+                    "Prune: without 50 % of the weights perplexity rose by more than 2 % "
+                    f"(+21.6 % ± 0.1): {action}."
+                ),
+                (
+                    "Prune has 50 % zeros and takes as much room as the original: quantize it, "
+                    "with this artifact as spec.model.uri."
+                ),
+            ],
+            method="Prune",
+        )
+        for setting, more, action in (
+            ("Magnitude", {}, "take algorithm SparseGPT, which makes up for what it drops"),
+            (
+                "two of every four, SparseGPT",
+                {"twoOfFour": True},
+                "take pattern Unstructured, which drops what matters least",
+            ),
+            ("50 % zeros, SparseGPT", {}, "set spec.prune.sparsity below 0.5"),
+        )
     ),
     Case(
         "embeddings of a checkpoint",

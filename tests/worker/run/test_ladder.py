@@ -70,6 +70,9 @@ def test_every_gguf_type_has_its_place() -> None:
 
 
 GPTQ_4, AWQ_4 = "GPTQ: 4 bits, groups of 128", "AWQ: 4 bits, groups of 128"
+LESS_50, LESS_40, LESS_30, LESS_20 = (
+    f"Prune: {percent} % zeros, SparseGPT" for percent in (50, 40, 30, 20)
+)
 INT8, GPTQ_8 = "INT8: 8 bits, WeightAndActivation", "GPTQ: 8 bits, groups of 128"
 
 
@@ -149,6 +152,27 @@ INT8, GPTQ_8 = "INT8: 8 bits, WeightAndActivation", "GPTQ: 8 bits, groups of 128
         ),
         pytest.param(
             "ONNXRuntime", {"method": "INT8"}, ["INT8: 8 bits, WeightOnly"], id="onnxruntime's INT8"
+        ),
+        pytest.param(
+            "LLMCompressor", {"method": "Prune"}, [LESS_40, LESS_30, LESS_20], id="less and less"
+        ),
+        pytest.param(
+            "LLMCompressor",
+            {"method": "Prune", "prune": {"pattern": "TwoOfFour"}},
+            [LESS_50, LESS_40, LESS_30, LESS_20],
+            id="two of four, then any",
+        ),
+        pytest.param(
+            "Torch",
+            {"method": "Prune", "prune": {"algorithm": "Magnitude", "sparsity": "0.3"}},
+            [LESS_30, LESS_20],
+            id="by size, then by what goes through",
+        ),
+        pytest.param(
+            "LLMCompressor",
+            {"method": "Prune", "prune": {"sparsity": "0.1"}},
+            [],
+            id="less than any rung",
         ),
         pytest.param("SomeEngine", {"method": "GPTQ"}, [], id="an engine without a ladder"),
     ],

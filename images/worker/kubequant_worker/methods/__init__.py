@@ -22,6 +22,7 @@ from kubequant.api.engines import (
     LLAMA_CPP,
     LLM_COMPRESSOR,
     ONNX_RUNTIME,
+    TORCH,
     TORCH_AO,
     candidates,
     engine_choice,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from kubequant_worker.datasets import TextSet
     from kubequant_worker.evaluation.meter import Meter
     from kubequant_worker.evaluation.runtime import Runtime
+    from kubequant_worker.methods.sparsity import Sparsity
 
 METHODS: dict[tuple[Method, str], str] = {
     (Method.GGUF, LLAMA_CPP): "kubequant_worker.methods.gguf:GGUFQuantizer",
@@ -56,6 +58,8 @@ METHODS: dict[tuple[Method, str], str] = {
     (Method.BITS_AND_BYTES, BITS_AND_BYTES): (
         "kubequant_worker.methods.bits_and_bytes:BitsAndBytesQuantizer"
     ),
+    (Method.PRUNE, LLM_COMPRESSOR): "kubequant_worker.methods.prune:LLMCompressorPrune",
+    (Method.PRUNE, TORCH): "kubequant_worker.methods.prune:TorchPrune",
 }
 LIBRARIES: dict[str, str] = {
     LLAMA_CPP: "llama_cpp",
@@ -65,6 +69,8 @@ LIBRARIES: dict[str, str] = {
     ONNX_RUNTIME: "onnxruntime",
     BITS_AND_BYTES: "bitsandbytes",
     AUTO_ROUND: "auto_round",
+    # torch is everywhere; what loads, spills and saves around it is not.
+    TORCH: "llmcompressor",
 }
 """The module by which an image is known to hold an engine."""
 GUESTS: dict[str, str] = {AUTO_ROUND: LLM_COMPRESSOR}
@@ -126,7 +132,8 @@ class ProducedVariant:
     """One quantized model.
 
     `files` are relative to the artifact folder; `size_bytes` counts the weights only, and
-    `embedding_bytes` those of the token embeddings and the output matrix among them.
+    `embedding_bytes` those of the token embeddings and the output matrix among them; `sparsity` is
+    what a pruned model's files hold of zeros.
     """
 
     name: str
@@ -135,6 +142,7 @@ class ProducedVariant:
     notes: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     embedding_bytes: int | None = None
+    sparsity: Sparsity | None = None
 
 
 class Quantizer(Protocol):

@@ -25,7 +25,9 @@ __all__ = ["CHECK_TEXT", "MOST_DIVERGENCE", "Reference", "judge", "judge_saved"]
 # on the tiny model: at most 0.003, 0.014, 0.03 and 0.14 by bits 8, 4, 3, 2). One whose rows have
 # each other's scales exceeds it (0.7 at 4 bits). Fewer bits may ruin a model without being wrong,
 # so there the band is wide: `judge_saved`, the numbers and the gates then say what is the matter.
-MOST_DIVERGENCE: Final = {8: 0.1, 4: 0.4, 3: 1.5, 2: 4.0}
+MOST_DIVERGENCE: Final = {16: 4.0, 8: 0.1, 4: 0.4, 3: 1.5, 2: 4.0}
+# Whose weights have all their bits is pruned, which may ruin it as well: the widest band.
+_PRUNED: Final = 16
 # What saving and loading may always change: smoothed norms are rounded to the type that the
 # original stores them in, and quantized activations then move to other levels here and there.
 MOST_CHANGED_BY_SAVING: Final = 0.02
@@ -56,16 +58,24 @@ def judge(reference: Reference, rows: FloatRows, *, bits: float) -> str:
         raise BadRequestError(
             "the quantized model loads, and is not the original's likeness: over "
             f"{found.tokens} tokens of a short text the mean divergence is "
-            f"{found.mean_kl_divergence:.3f} nats, and with {bits:g} bits at most {most} are "
+            f"{found.mean_kl_divergence:.3f} nats, and with {_kind(bits)} at most {most} are "
             "expected",
             reason=FailureReason.VERIFICATION_FAILED,
-            advice="take more bits, smaller groups or another method; if those differ as much, the "
+            advice=f"take {_more_careful(bits)} or another method; if those differ as much, the "
             "engine does not write what its runtime reads",
         )
     return (
         f"loaded again and held against the original over {found.tokens} tokens: "
         f"mean divergence {found.mean_kl_divergence:.4f} nats"
     )
+
+
+def _kind(bits: float) -> str:
+    return "pruned weights" if bits >= _PRUNED else f"{bits:g} bits"
+
+
+def _more_careful(bits: float) -> str:
+    return "less sparsity" if bits >= _PRUNED else "more bits, smaller groups"
 
 
 def judge_saved(reference: Reference, expected: FloatRows, rows: FloatRows) -> str:

@@ -83,6 +83,16 @@ class LLMCompressorQuantizer(EngineQuantizer):
         self, child: Child, calibration: TextSet | None, meter: Meter
     ) -> tuple[str, ...]:
         """Write the quantized checkpoint by the engine in `child`; return notes."""
+        notes, calibrated = self.carried_out("quantize", child, calibration, meter)
+        return (*notes, *calibrated)
+
+    def carried_out(
+        self, operation: str, child: Child, calibration: TextSet | None, meter: Meter
+    ) -> tuple[Any, tuple[str, ...]]:
+        """Let the child do `operation` by the recipe.
+
+        Returns its answer, and a sentence on the calibration where there was one.
+        """
         recipe = self.recipe(self._spec)
         stages = len(recipe.modifiers)
         meter.set_total(stages + _SAVING_SHARE)
@@ -107,8 +117,8 @@ class LLMCompressorQuantizer(EngineQuantizer):
             "modifiers": [asdict(modifier) for modifier in recipe.modifiers],
             "one_by_one": recipe.one_by_one,
         }
-        notes: list[str] = child.call("quantize", job, on_event=count)
-        return (*notes, calibration_note(samples)) if samples else tuple(notes)
+        answer = child.call(operation, job, on_event=count)
+        return answer, (calibration_note(samples),) if samples else ()
 
     def _engine_loading(self) -> dict[str, Any]:
         """Return how the engine loads the model.

@@ -18,6 +18,8 @@ from compressed_tensors.quantization.utils import is_module_quantized
 from llmcompressor import oneshot
 from llmcompressor.core import LifecycleCallbacks
 from llmcompressor.modifiers.gptq import GPTQModifier
+from llmcompressor.modifiers.pruning.sparsegpt import SparseGPTModifier
+from llmcompressor.modifiers.pruning.wanda import WandaPruningModifier
 from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform.awq import AWQModifier
 from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
@@ -27,7 +29,7 @@ from torch.utils.data import DataLoader
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
-from kubequant_worker.methods import remote_code
+from kubequant_worker.methods import prune_modules, remote_code
 from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
@@ -46,18 +48,22 @@ from kubequant_worker.methods.ignored import (
     widths_of,
     words_of_nothing,
 )
+from kubequant_worker.methods.llmcompressor_magnitude import MagnitudeModifier
 from kubequant_worker.methods.transformers_model import Loading, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from kubequant_worker.methods.child import Parent
+    from kubequant_worker.methods.child import Operation, Parent
 
 _MODIFIERS: Final[dict[str, Any]] = {
     "AWQModifier": AWQModifier,
     "GPTQModifier": GPTQModifier,
+    "MagnitudeModifier": MagnitudeModifier,
     "QuantizationModifier": QuantizationModifier,
     "SmoothQuantModifier": SmoothQuantModifier,
+    "SparseGPTModifier": SparseGPTModifier,
+    "WandaPruningModifier": WandaPruningModifier,
 }
 # The columns of a block of FP8_BLOCK. Where they do not divide a row, llmcompressor writes what
 # transformers cannot compute with.
@@ -65,17 +71,37 @@ _BLOCK: Final = 128
 
 
 class LLMCompressorWork(Work):
-    """Quantizes by recipes."""
+    """Quantizes, and prunes, by recipes."""
+
+    def operations(self) -> Mapping[str, Operation]:
+        """Return what the parent may ask for."""
+        return {**super().operations(), "prune": self.prune}
 
     def quantize(self, job: Mapping[str, Any]) -> list[str]:
         """Make the checkpoint that `job`, which holds a recipe, describes; return notes."""
-        loading = Loading(**job["loading"])
-        remote_code.decide(trusted=loading.trust_remote_code)
-        torch.manual_seed(job["seed"])
-        with _offloaded(loading):
-            model = load_model(Path(job["model"]), loading)
-        modifiers = [_MODIFIERS[one["kind"]](**one["arguments"]) for one in job["modifiers"]]
+        model = _loaded(job)
         notes = _require_quantizable(model, job["modifiers"])
+        self._carry_out(model, job)
+        return notes
+
+    def prune(self, job: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Prune as `job`, which holds one step, describes; return modules and notes.
+
+        llmcompressor gets the modules by their names: what it compares with `ignore` is not a
+        linear module's own name.
+        """
+        model = _loaded(job)
+        (step,) = job["modifiers"]
+        arguments = dict(step["arguments"])
+        two_of_four = arguments["mask_structure"] == "2:4"
+        chosen = prune_modules.choose(model, arguments.pop("ignore"), two_of_four=two_of_four)
+        arguments["targets"] = list(chosen.names)
+        self._carry_out(model, {**job, "modifiers": [{**step, "arguments": arguments}]})
+        return {"modules": list(chosen.names), "notes": list(chosen.notes)}
+
+    def _carry_out(self, model: Any, job: Mapping[str, Any]) -> None:
+        """Apply the recipe to the loaded model, and save it."""
+        modifiers = [_MODIFIERS[one["kind"]](**one["arguments"]) for one in job["modifiers"]]
         with ExitStack() as stack:
             stack.enter_context(_progress(self._parent, modifiers))
             stack.enter_context(_pinning_where_it_helps())
@@ -86,7 +112,14 @@ class LLMCompressorWork(Work):
             device = get_execution_device(model.get_input_embeddings())
             write_logits(model, device, Path(job["probe"]), Path(job["expected"]))
         _save(model, Path(job["target"]), Path(job["model"]), job["stored"])
-        return notes
+
+
+def _loaded(job: Mapping[str, Any]) -> Any:
+    loading = Loading(**job["loading"])
+    remote_code.decide(trusted=loading.trust_remote_code)
+    torch.manual_seed(job["seed"])
+    with _offloaded(loading):
+        return load_model(Path(job["model"]), loading)
 
 
 def _run(model: Any, modifiers: list[Any], job: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ A column in which no model has anything is left out, so that what was not measur
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,7 @@ from kubequant_worker.serving import served_variant
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from kubequant.api.contract import OriginalReport, RunReport, VariantReport
+    from kubequant.api.contract import ModuleSparsity, OriginalReport, RunReport, VariantReport
     from kubequant_worker.comparison import Comparison
 
 NOT_MEASURED: Final = "not measured"
@@ -100,6 +101,40 @@ def variants_table(report: RunReport) -> Table:
     return without_empty_columns(
         Table("What was made", head, tuple(rows) if len(rows) > 1 else (), words=2)
     )
+
+
+def sparsity_table(report: RunReport) -> Table:
+    """Return how many weights of each kind of module are zero, over all layers.
+
+    Modules that differ by numbers in their names alone, like the layers', are one kind.
+    """
+    rows: list[tuple[str, ...]] = []
+    for variant in report.variants:
+        detail = variant.sparsity_detail
+        if detail is None or not detail.modules:
+            continue
+        kinds: dict[str, list[ModuleSparsity]] = {}
+        for one in detail.modules:
+            kinds.setdefault(re.sub(r"(?<=[.])\d+(?=[.])", "*", one.module), []).append(one)
+        asked = readable.percent(detail.asked_percent, 2)
+        rows += [
+            (kind, str(len(found)), asked, _zeros(found), *_ends(found))
+            for kind, found in kinds.items()
+        ]
+        share = readable.percent(detail.percent, 2)
+        rows.append(("all", str(detail.module_count), asked, share, *_ends(detail.modules)))
+    head = ("modules", "how many", "asked", "zeros", "least", "most")
+    return table("What is zero, counted in the saved files", head, rows, words=1)
+
+
+def _zeros(found: Sequence[ModuleSparsity]) -> str:
+    share = sum(one.zeros for one in found) / max(1, sum(one.weights for one in found))
+    return readable.percent(f"{100 * share:.2f}", 2)
+
+
+def _ends(found: Sequence[ModuleSparsity]) -> tuple[str, str]:
+    shares = sorted((one.percent for one in found), key=float)
+    return readable.percent(shares[0], 2), readable.percent(shares[-1], 2)
 
 
 def gates_table(report: RunReport) -> Table:

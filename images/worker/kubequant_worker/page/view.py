@@ -194,10 +194,21 @@ def shortfalls(report: RunReport) -> tuple[str, ...]:
     )
 
 
+def earlier(report: RunReport) -> tuple[str, ...]:
+    """Return the steps that made the source, each as words."""
+    steps = report.source.steps if report.source else ()
+    return tuple(
+        f"{one.method}{f' ({one.setting})' if one.setting else ''} of {one.uri}"
+        f"{f', run {one.run}' if one.run else ''}"
+        for one in steps
+    )
+
+
 def facts(report: RunReport) -> tuple[tuple[str, str], ...]:
     """Return how the run was done, as names and values."""
     source, resolved, place = report.source, report.resolved, report.environment
     found = [("Source", source.uri), ("Revision", source.revision)] if source else []
+    found += [("Made before", step) for step in earlier(report)]
     if source and source.architecture:
         found.append(("Architecture", source.architecture))
     if resolved:

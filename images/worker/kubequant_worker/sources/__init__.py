@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.manifest import FileDigest
+from kubequant_worker.sources.lineage import earlier_steps
 from kubequant_worker.sources.model_card import card_file, read_card
 from kubequant_worker.sources.model_folder import check_model, check_small_files
 from kubequant_worker.sources.selection import (
@@ -121,6 +122,7 @@ def fetch_model(
         files=tuple(sorted(digests)),
         size_bytes=sum(file.size_bytes for file in digests if is_weights(file.path)),
         card=card,
+        steps=earlier_steps(into),
     )
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from kubequant.api.contract import SourceCard
+    from kubequant.api.contract import EarlierStep, SourceCard
     from kubequant.api.data import S3Options
     from kubequant_worker.manifest import FileDigest
 
@@ -73,7 +73,8 @@ class ModelListing:
 class FetchedModel:
     """A model that is there, was checked and may be opened.
 
-    `size_bytes` counts the weights alone; `card` is what the model's own card says.
+    `size_bytes` counts the weights alone; `card` is what the model's own card says, `steps` how the
+    provenance beside it says that it was made.
     """
 
     folder: Path
@@ -82,6 +83,7 @@ class FetchedModel:
     files: tuple[FileDigest, ...]
     size_bytes: int
     card: SourceCard | None = None
+    steps: tuple[EarlierStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
