@@ -1,16 +1,18 @@
-"""Writes the parts of documents that follow from tables in the code.
+"""Writes the parts of documents that follow from tables in the code or from measured figures.
 
 README.md and docs/methods.md hold them between `<!-- begin NAME -->` and `<!-- end NAME -->`. Part
-of `make generate`; a test compares what is committed.
+of `make generate`; a test compares what is committed. The figures are docs/methods-measured.json,
+written by `python -m tests.bench.methods_table`.
 
 Usage: python docs/generate.py
 """
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from kubequant.api.base import camel
 from kubequant.api.engines import AUTO, ENGINES
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
     from kubequant.api.engines import Engine
 
 ROOT = Path(__file__).resolve().parents[1]
+MEASURED = "docs/methods-measured.json"
 DOCUMENTS = ("README.md", "docs/methods.md")
 ABSENT = "-"
+_MIB = 2**20
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -97,12 +101,60 @@ def _one_line(field: FieldInfo) -> str:
     return " ".join((field.description or "").split()).replace("|", "\\|")
 
 
+def measured() -> str:
+    """Return the table of figures, a row for each manifest and variant."""
+    kept: dict[str, dict[str, Any]] = json.loads((ROOT / MEASURED).read_text(encoding="utf-8"))
+    order = {(method.value, one.name): n for n, (method, one) in enumerate(_every_engine())}
+    runs = sorted(
+        kept.items(), key=lambda pair: (order[pair[1]["method"], pair[1]["engine"]], pair)
+    )
+    rows = [_row(name, run, variant) for name, run in runs for variant in run["variants"]]
+    head = (
+        "method", "engine", "device", "manifest", "size before", "after", "smaller",
+        "perplexity before", "after", "change", "mean KL divergence", "who loads it",
+    )  # fmt: skip
+    return table(head, rows)
+
+
+def _every_engine() -> list[tuple[Method, Engine]]:
+    return [(method, engine) for method in Method for engine in ENGINES.get(method, ())]
+
+
+def _row(name: str, run: dict[str, Any], variant: dict[str, Any]) -> tuple[str, ...]:
+    (engine,) = [one for one in ENGINES[Method(run["method"])] if one.name == run["engine"]]
+    method = run["method"] + (f" {variant['name']}" if len(run["variants"]) > 1 else "")
+    return (
+        method,
+        engine.name,
+        run["device"],
+        f"[{name}](../examples/{name})",
+        f"{run['original']['sizeBytes'] / _MIB:.2f} MiB",
+        f"{variant['sizeBytes'] / _MIB:.2f} MiB",
+        f"{float(variant['sizeReductionPercent']):.1f} %",
+        f"{float(run['original']['perplexity']):.2f}",
+        f"{float(variant['perplexity']):.2f}",
+        f"{float(variant['perplexityIncreasePercent']):+.2f} %",
+        f"{float(variant['meanKLDivergence']):.5f}",
+        engine.served_by,
+    )
+
+
+def versions() -> str:
+    """Return what the figures were measured with, a row for each manifest."""
+    kept: dict[str, dict[str, Any]] = json.loads((ROOT / MEASURED).read_text(encoding="utf-8"))
+    rows = [
+        (f"[{name}](../examples/{name})", run["by"], run["runtime"], run["machine"], run["date"])
+        for name, run in sorted(kept.items())
+    ]
+    return table(("manifest", "quantized by", "measured by", "machine", "date"), rows)
+
+
 def part(name: str) -> str:
     """Return the text of one generated part by its name."""
     kind, _, method = name.partition(" ")
     if kind == "parameters":
         return parameters(Method(method))
-    return {"methods": methods}[kind]()
+    return {"methods": methods, "measured": measured, "versions": versions}[kind]()
 
 
 def generated(document: str) -> str:

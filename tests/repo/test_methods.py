@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.bench.methods_table import MEASURED, engines
 
 from kubequant.api.auto import resolve
 from kubequant.api.engines import ENGINES, engine_choice
-from kubequant.api.spec import Method
+from kubequant.api.spec import Device, Method
 from kubequant.api.summaries import SUMMARIES
 from kubequant.cli.manifests import find_jobs
 from kubequant.controller.catalog import IMAGES
@@ -71,6 +73,24 @@ def test_an_engine_has_an_example(method: Method, engine: Engine) -> None:
     name = engine.name
 
     assert (method, name) in examples()
+
+
+@NAMED
+def test_an_engine_that_runs_on_a_cpu_has_its_figures(method: Method, engine: Engine) -> None:
+    name, devices = engine.name, engine.devices
+    kept = json.loads(MEASURED.read_text())
+    measured = {(run["method"], run["engine"]) for run in kept.values()}
+
+    assert Device.CPU not in devices or (method.value, name) in measured, (
+        "run `python -m tests.bench.methods_table` and commit"
+    )
+
+
+def test_the_figures_are_of_examples_that_are_there() -> None:
+    kept = json.loads(MEASURED.read_text())
+    expected = {name: (method.value, engine) for name, (method, engine) in engines().items()}
+
+    assert {name: (run["method"], run["engine"]) for name, run in kept.items()} == expected
 
 
 @pytest.mark.parametrize("document", generator().DOCUMENTS)
