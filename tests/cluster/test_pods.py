@@ -231,26 +231,48 @@ def test_the_same_manifest_applied_after_its_resource_was_deleted_publishes_noth
 
 
 @pytest.mark.parametrize(
-    ("method", "engine", "words"),
+    ("asked", "image", "engine", "words"),
     [
-        pytest.param("GPTQ", "llmcompressor", {"format": "pack-quantized"}, id="llmcompressor"),
         pytest.param(
-            "AWQ", "gptqmodel", {"quant_method": "awq", "version": "gemm"}, id="gptqmodel"
+            {"method": "GPTQ"},
+            "llmcompressor",
+            "llmcompressor",
+            {"format": "pack-quantized"},
+            id="GPTQ",
+        ),
+        pytest.param(
+            {"method": "AWQ"},
+            "gptqmodel",
+            "gptqmodel",
+            {"quant_method": "awq", "version": "gemm"},
+            id="AWQ",
+        ),
+        pytest.param(
+            {"method": "BitsAndBytes", "bitsAndBytes": {"bits": 4}},
+            "transformers",
+            "bitsandbytes",
+            {"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "nf4"},
+            id="BitsAndBytes",
         ),
     ],
 )
-def test_a_method_with_another_image_runs_as_a_pod_of_that_image(
-    team: Team, tmp_path: Path, method: str, engine: str, words: dict[str, str]
+def test_a_method_with_another_image_runs_as_a_pod_of_that_image(  # noqa: PLR0917 - a table's row
+    team: Team,
+    tmp_path: Path,
+    asked: dict[str, Any],
+    image: str,
+    engine: str,
+    words: dict[str, str],
 ) -> None:
     body = team.manifest(
-        method=method,
         device="CPU",
         calibration={"samples": 16, "sequenceLength": 256},
         gates=[{"metric": "PerplexityIncreasePercent", "max": "10.0"}],
+        **asked,
     )
     del body["spec"]["gguf"]
     status = team.wait(team.apply(body))
-    assert f"/{engine}:" in status["resolved"]["image"]
+    assert f"/{image}:" in status["resolved"]["image"]
     assert status["resolved"]["engine"].startswith(engine)
     files = downloaded(team, status, tmp_path)
     written = json.loads(files["config.json"].read_text())["quantization_config"]
