@@ -103,12 +103,21 @@ def _one_line(field: FieldInfo) -> str:
 
 def measured() -> str:
     """Return the table of figures, a row for each manifest and variant."""
-    kept: dict[str, dict[str, Any]] = json.loads((ROOT / MEASURED).read_text(encoding="utf-8"))
-    order = {(method.value, one.name): n for n, (method, one) in enumerate(_every_engine())}
+    engines = {
+        (method.value, engine.name): engine
+        for method in Method
+        for engine in ENGINES.get(method, ())
+    }
+    order = list(engines)
     runs = sorted(
-        kept.items(), key=lambda pair: (order[pair[1]["method"], pair[1]["engine"]], pair)
+        _runs().items(),
+        key=lambda pair: (order.index((pair[1]["method"], pair[1]["engine"])), pair[0]),
     )
-    rows = [_row(name, run, variant) for name, run in runs for variant in run["variants"]]
+    rows = [
+        _row(name, run, variant, engines[run["method"], run["engine"]])
+        for name, run in runs
+        for variant in run["variants"]
+    ]
     head = (
         "method", "engine", "device", "manifest", "size before", "after", "smaller",
         "perplexity before", "after", "change", "mean KL divergence", "who loads it",
@@ -116,12 +125,15 @@ def measured() -> str:
     return table(head, rows)
 
 
-def _every_engine() -> list[tuple[Method, Engine]]:
-    return [(method, engine) for method in Method for engine in ENGINES.get(method, ())]
+def _runs() -> dict[str, dict[str, Any]]:
+    """Return what was measured, by the names of the manifests."""
+    kept: dict[str, dict[str, Any]] = json.loads((ROOT / MEASURED).read_text(encoding="utf-8"))
+    return kept
 
 
-def _row(name: str, run: dict[str, Any], variant: dict[str, Any]) -> tuple[str, ...]:
-    (engine,) = [one for one in ENGINES[Method(run["method"])] if one.name == run["engine"]]
+def _row(
+    name: str, run: dict[str, Any], variant: dict[str, Any], engine: Engine
+) -> tuple[str, ...]:
     method = run["method"] + (f" {variant['name']}" if len(run["variants"]) > 1 else "")
     return (
         method,
@@ -141,10 +153,9 @@ def _row(name: str, run: dict[str, Any], variant: dict[str, Any]) -> tuple[str, 
 
 def versions() -> str:
     """Return what the figures were measured with, a row for each manifest."""
-    kept: dict[str, dict[str, Any]] = json.loads((ROOT / MEASURED).read_text(encoding="utf-8"))
     rows = [
         (f"[{name}](../examples/{name})", run["by"], run["runtime"], run["machine"], run["date"])
-        for name, run in sorted(kept.items())
+        for name, run in sorted(_runs().items())
     ]
     return table(("manifest", "quantized by", "measured by", "machine", "date"), rows)
 

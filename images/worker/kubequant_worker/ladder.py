@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from kubequant.api.base import camel
-from kubequant.api.engines import LLAMA_CPP, LLM_COMPRESSOR, TORCH
+from kubequant.api.engines import (
+    AUTO_ROUND,
+    BITS_AND_BYTES,
+    GPTQ_MODEL,
+    LLAMA_CPP,
+    LLM_COMPRESSOR,
+    ONNX_RUNTIME,
+    TORCH,
+    TORCH_AO,
+)
 from kubequant.api.params import GGUFType, PruneParameters
 from kubequant.api.spec import MEMBERS, Method
 from kubequant_worker.methods.gguf_types import LEVELS
@@ -69,13 +78,8 @@ NEXT_TYPE: Final[dict[GGUFType, GGUFType | None]] = {
 }
 """The next more careful level of each GGUF level; the plain ones stay plain, for their speed."""
 
-# The words of the `engine` fields; what an image does not hold is passed over.
-_GPTQ_MODEL: Final = "GPTQModel"
+# An engine that an image does not hold is passed over; this one is in none yet.
 _AUTO_GPTQ: Final = "AutoGPTQ"
-_AUTO_ROUND: Final = "AutoRound"
-_TORCH_AO: Final = "TorchAO"
-_ONNX_RUNTIME: Final = "ONNXRuntime"
-_BITS_AND_BYTES: Final = "BitsAndBytes"
 
 
 def _gptq(engine: str, bits: int, group_size: int) -> Rung:
@@ -92,7 +96,7 @@ _COMPRESSED: Final = (
     Rung(Method.INT8, LLM_COMPRESSOR, {"scheme": "WeightAndActivation"}),
     _gptq(LLM_COMPRESSOR, 8, 128),
 )
-_BY_GPTQ_MODEL: Final = tuple(_gptq(_GPTQ_MODEL, *one) for one in ((4, 128), (4, 32), (8, 128)))
+_BY_GPTQ_MODEL: Final = tuple(_gptq(GPTQ_MODEL, *one) for one in ((4, 128), (4, 32), (8, 128)))
 _BY_AUTO_GPTQ: Final = tuple(_gptq(_AUTO_GPTQ, *one) for one in ((4, 128), (4, 32), (8, 128)))
 
 _PRUNED: Final = tuple(
@@ -108,21 +112,21 @@ LADDERS: Final[dict[tuple[str, Method, int], tuple[Rung, ...]]] = {
     (LLM_COMPRESSOR, Method.AWQ, 4): _COMPRESSED[2:],
     (LLM_COMPRESSOR, Method.FP8, 8): _COMPRESSED[3:],
     (LLM_COMPRESSOR, Method.INT8, 8): _COMPRESSED[3:],
-    (_GPTQ_MODEL, Method.GPTQ, 2): _BY_GPTQ_MODEL,
-    (_GPTQ_MODEL, Method.GPTQ, 3): _BY_GPTQ_MODEL,
-    (_GPTQ_MODEL, Method.GPTQ, 4): _BY_GPTQ_MODEL,
-    (_GPTQ_MODEL, Method.AWQ, 4): (_awq(_GPTQ_MODEL, 32), _gptq(_GPTQ_MODEL, 8, 128)),
+    (GPTQ_MODEL, Method.GPTQ, 2): _BY_GPTQ_MODEL,
+    (GPTQ_MODEL, Method.GPTQ, 3): _BY_GPTQ_MODEL,
+    (GPTQ_MODEL, Method.GPTQ, 4): _BY_GPTQ_MODEL,
+    (GPTQ_MODEL, Method.AWQ, 4): (_awq(GPTQ_MODEL, 32), _gptq(GPTQ_MODEL, 8, 128)),
     (_AUTO_GPTQ, Method.GPTQ, 2): _BY_AUTO_GPTQ,
     (_AUTO_GPTQ, Method.GPTQ, 3): _BY_AUTO_GPTQ,
     (_AUTO_GPTQ, Method.GPTQ, 4): _BY_AUTO_GPTQ,
-    (_AUTO_ROUND, Method.INT4, 4): (
-        Rung(Method.INT4, _AUTO_ROUND, {"rounding": "Tuned", "group_size": 32}),
+    (AUTO_ROUND, Method.INT4, 4): (
+        Rung(Method.INT4, AUTO_ROUND, {"rounding": "Tuned", "group_size": 32}),
     ),
-    (_TORCH_AO, Method.INT8, 8): (Rung(Method.INT8, _TORCH_AO, {"scheme": "WeightOnly"}),),
-    (_ONNX_RUNTIME, Method.INT8, 8): (Rung(Method.INT8, _ONNX_RUNTIME, {"scheme": "WeightOnly"}),),
-    (_BITS_AND_BYTES, Method.BITS_AND_BYTES, 4): (
-        Rung(Method.BITS_AND_BYTES, _BITS_AND_BYTES, {"bits": 4, "quant_type": "NF4"}),
-        Rung(Method.BITS_AND_BYTES, _BITS_AND_BYTES, {"bits": 8}),
+    (TORCH_AO, Method.INT8, 8): (Rung(Method.INT8, TORCH_AO, {"scheme": "WeightOnly"}),),
+    (ONNX_RUNTIME, Method.INT8, 8): (Rung(Method.INT8, ONNX_RUNTIME, {"scheme": "WeightOnly"}),),
+    (BITS_AND_BYTES, Method.BITS_AND_BYTES, 4): (
+        Rung(Method.BITS_AND_BYTES, BITS_AND_BYTES, {"bits": 4, "quant_type": "NF4"}),
+        Rung(Method.BITS_AND_BYTES, BITS_AND_BYTES, {"bits": 8}),
     ),
     (LLM_COMPRESSOR, Method.PRUNE, 0): _PRUNED,
     (TORCH, Method.PRUNE, 0): _PRUNED,

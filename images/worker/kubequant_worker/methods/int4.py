@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from kubequant.api.contract import FailureReason
 from kubequant.api.fields import quantity_bytes
-from kubequant.api.params import TUNING_ITERATIONS, INT4Parameters
+from kubequant.api.params import INT4Parameters
 from kubequant.api.spec import Offload
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.meter import Portion
@@ -103,7 +103,8 @@ class AutoRoundINT4(EngineQuantizer):
         CPU's memory. `one_by_one`: let one sequence at a time through a block. `most_gpu_bytes`: a
         bound, or None.
         """
-        asked, memory = self._spec.int4 or INT4Parameters(), self._spec.memory
+        asked = cast("INT4Parameters", self._spec.parameters())
+        memory = self._spec.memory
         most = memory.max_gpu_memory
         return {
             **super().job(samples),
@@ -111,7 +112,7 @@ class AutoRoundINT4(EngineQuantizer):
             "group_size": asked.group_size,
             "symmetric": asked.symmetric,
             "ignore": list(asked.ignore),
-            "iterations": asked.iterations or TUNING_ITERATIONS,
+            "iterations": asked.iterations,
             "device": "cuda:0" if self.on_gpu else "cpu",
             "spare_gpu": self.on_gpu and (memory.offload is Offload.CPU or memory.low_memory),
             "one_by_one": memory.low_memory,

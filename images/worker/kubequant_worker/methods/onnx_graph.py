@@ -148,16 +148,16 @@ def _product_and_sum(graph: ir.Graph, gemm: ir.Node) -> ir.Node:
         added = ir.node("Add", [made, bias], name=f"{gemm.name}_sum")
         graph.insert_before(gemm, added)
         made = added.outputs[0]
-    _replace(graph, output, made)
+    take_place(made, output)
     graph.remove(gemm, safe=True)
     return product
 
 
-def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+def take_place(new: ir.Value, old: ir.Value) -> None:
+    """Let `new` be what `old` was: its name, shape and type, and whatever reads it."""
     name, new.shape, new.type = old.name, old.shape, old.type
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     old.name, new.name = None, name
-    del graph
 
 
 def _untranspose(graph: ir.Graph, product: ir.Node) -> None:

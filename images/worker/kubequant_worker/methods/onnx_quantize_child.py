@@ -25,7 +25,7 @@ from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import onnx_graph
 from kubequant_worker.methods.child import Parent, serve
-from kubequant_worker.methods.ignored import ignored, words_of_nothing
+from kubequant_worker.methods.ignored import ignored, unused, words_of_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,10 +100,8 @@ def _chosen(model: ir.Model, ignore: list[str]) -> tuple[list[ir.Node], list[str
             advice="ignore fewer",
         )
     _require_the_most(model, chosen)
-    notes = [f"{len(chosen)} of {len(everything)} linear modules are quantized"]
-    if unused := words_of_nothing(names, ignore):
-        notes.append(f"ignore: {', '.join(unused)} is the name of no module")
-    return chosen, notes
+    counted = f"{len(chosen)} of {len(everything)} linear modules are quantized"
+    return chosen, [counted, *unused(words_of_nothing(names, ignore))]
 
 
 def _require_the_most(model: ir.Model, chosen: list[ir.Node]) -> None:
@@ -213,10 +211,7 @@ def _replace_product(model: ir.Model, product: ir.Node, made: ir.Graph) -> None:
     if result is None:
         raise ValueError(f"ONNX Runtime made nothing of {product.name}")
     weight = product.inputs[1]
-    result.shape, result.type = output.shape, output.type
-    output.replace_all_uses_with(result, replace_graph_outputs=True)
-    output.name = None
-    result.name = name
+    onnx_graph.take_place(result, output)
     graph.remove(product, safe=True)
     if weight is not None and not list(weight.uses()):
         del graph.initializers[weight.name or ""]

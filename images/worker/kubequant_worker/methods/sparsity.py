@@ -7,7 +7,6 @@ grow with the model; neither torch nor an engine is needed.
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
-from kubequant_worker.sources.safetensors_header import LENGTH_BYTES, read_header
+from kubequant_worker.sources.safetensors_header import read_header, tensor_offset
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -129,8 +128,7 @@ def _zeros(path: Path, span: TensorSpan) -> Iterator[np.ndarray[tuple[int], np.d
     """Yield for each weight, in order and in pieces, whether it is zero."""
     kind, mask = _MAGNITUDE_BITS[span.dtype]
     with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(LENGTH_BYTES))
-        file.seek(length + span.begin, 1)
+        file.seek(tensor_offset(path, span))
         left = math.prod(span.shape)
         while left:
             piece = np.fromfile(file, kind, min(left, _PIECE))

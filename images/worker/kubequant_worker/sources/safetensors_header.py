@@ -45,6 +45,13 @@ class TensorSpan:
     end: int
 
 
+def tensor_offset(path: Path, span: TensorSpan) -> int:
+    """Return where the bytes of a tensor of `read_header` begin in the file."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(LENGTH_BYTES))
+    return LENGTH_BYTES + int(length) + span.begin
+
+
 def read_header(path: Path) -> tuple[TensorSpan, ...]:
     """Return the tensors of a safetensors file in the order of their bytes; raises HeaderError."""
     size = path.stat().st_size
