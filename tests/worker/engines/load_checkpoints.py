@@ -11,9 +11,13 @@ import math
 import sys
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LENGTH, WINDOWS = 256, 8
 
@@ -61,11 +65,12 @@ def measured(original: str, folder: str) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def main(measure: Callable[[str, str], dict[str, float]]) -> None:
+    """Answer standard input by what `measure` finds of (original, folder)."""
     torch.set_num_threads(2)
     asked: dict[str, list[str]] = json.load(sys.stdin)
-    print(json.dumps({name: measured(*pair) for name, pair in asked.items()}))
+    print(json.dumps({name: measure(*pair) for name, pair in asked.items()}))
 
 
 if __name__ == "__main__":
-    main()
+    main(measured)

@@ -8,41 +8,14 @@ a logit when the text is read token by token, and when it stands beside a longer
 
 from __future__ import annotations
 
-import json
-import math
-import sys
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tests.worker.engines.load_checkpoints import main, of_original, perplexity, windows
 
-WINDOWS = 8
 STEPS, TEXT, PADDING = 6, 24, 9
-
-
-@cache
-def windows(original: str) -> torch.Tensor:
-    """Return token ids that open with BOS, as long as the context but 256 at most."""
-    tokenizer = AutoTokenizer.from_pretrained(original)
-    config = json.loads((Path(original) / "config.json").read_text())
-    length = min(256, config.get("max_position_embeddings") or config["n_positions"])
-    text = Path(json.__file__).read_text() + Path(torch.nn.functional.__file__).read_text()[:60_000]
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    cut = torch.tensor(ids[: length * WINDOWS]).reshape(WINDOWS, length)
-    first = tokenizer.bos_token_id or 0
-    return torch.cat([torch.full((WINDOWS, 1), first), cut[:, 1:]], 1)
-
-
-@cache
-def of_original(folder: str) -> torch.Tensor:
-    """Return the next-token distributions of an original, in float32."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    with torch.inference_mode():
-        return model(windows(folder)).logits.log_softmax(-1)
 
 
 class Session:
@@ -95,11 +68,6 @@ def padded(session: Session, ids: Any) -> float:
     return float(np.abs(both[1:, PADDING:] - alone).max())
 
 
-def perplexity(rows: torch.Tensor, ids: torch.Tensor) -> float:
-    """Return exp of the mean loss."""
-    return math.exp(-rows[:, :-1].gather(-1, ids[:, 1:, None]).mean().item())
-
-
 def measured(original: str, folder: str) -> dict[str, float]:
     """Return a model's numbers against its original's."""
     ids, first, session = windows(original), of_original(original), Session(folder)
@@ -115,11 +83,5 @@ def measured(original: str, folder: str) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    torch.set_num_threads(2)
-    asked: dict[str, list[str]] = json.load(sys.stdin)
-    print(json.dumps({name: measured(*pair) for name, pair in asked.items()}))
-
-
 if __name__ == "__main__":
-    main()
+    main(measured)

@@ -110,7 +110,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     loaded = ("earnest", "nearest", "int4.symmetric", "int4.groupSize of a row", "one by one")
     loaded = (*loaded, "int4.ignore without the head", *SHAPES)
     pairs = {name: [everything[name]["model"], str(folder / name / "artifact")] for name in loaded}
-    return Made(folder, {}, said, program("auto-round", "load_checkpoints", given=pairs))
+    return Made(folder, said, program("auto-round", "load_checkpoints", given=pairs))
 
 
 def test_tuned_rounding_is_nearer_to_the_original_than_rounding_to_nearest(made: Made) -> None:
@@ -120,7 +120,7 @@ def test_tuned_rounding_is_nearer_to_the_original_than_rounding_to_nearest(made:
 
 
 def test_transformers_loads_it_as_the_format_that_rounding_to_nearest_writes(made: Made) -> None:
-    tuned, nearest = made.config("earnest"), made.config("nearest")
+    tuned, nearest = made.quantization("earnest"), made.quantization("nearest")
 
     assert tuned["quant_method"] == nearest["quant_method"] == "compressed-tensors"
     assert tuned["format"] == nearest["format"] == "pack-quantized"
@@ -132,7 +132,7 @@ def test_transformers_loads_it_as_the_format_that_rounding_to_nearest_writes(mad
 @pytest.mark.parametrize("case", PARAMETERS)
 def test_every_parameter_reaches_the_engine(made: Made, case: str) -> None:
     _, expected = PARAMETERS[case]
-    weights = made.config(case)["config_groups"]["group_0"]["weights"]
+    weights = made.quantization(case)["config_groups"]["group_0"]["weights"]
 
     assert made.weights(case) != made.weights("quick")
     assert {key: weights[key] for key in expected} == expected

@@ -6,12 +6,11 @@ knows nothing of kubequant. What only has to differ is made of a smaller model o
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.methods.conftest import TINY
 from tests.worker.methods.models import changed_config, random_gpt2, random_llama, random_qwen2
@@ -108,29 +107,6 @@ SHAPES = {
 }
 
 
-@dataclass(frozen=True)
-class Made:
-    """Everything that one process made, and what another measured of it."""
-
-    folder: Path
-    said: dict[str, dict[str, Any]]
-    numbers: dict[str, dict[str, float]]
-
-    def artifact(self, case: str) -> Path:
-        return self.folder / case / "artifact"
-
-    def weights(self, case: str) -> str:
-        return hashlib.sha256((self.artifact(case) / "model.safetensors").read_bytes()).hexdigest()
-
-    def config(self, case: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.artifact(case) / "config.json").read_text())
-        return found
-
-    def types(self, case: str) -> dict[str, str]:
-        header = read_header(self.artifact(case) / "model.safetensors")
-        return {span.name: span.dtype for span in header}
-
-
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
@@ -193,7 +169,7 @@ def test_fewer_bits_lose_more(made: Made) -> None:
 @pytest.mark.parametrize("case", PARAMETERS)
 def test_every_parameter_reaches_the_engine(made: Made, case: str) -> None:
     _, other, expected = PARAMETERS[case]
-    words = made.config(case)["quantization_config"]
+    words = made.quantization(case)
 
     assert made.weights(case) != made.weights(other)
     assert {key: words[key] for key in expected} == expected
@@ -208,7 +184,7 @@ def test_the_same_spec_gives_the_same_bytes(made: Made, case: str) -> None:
 def test_what_is_ignored_stays_as_it_was_and_every_server_is_told(made: Made, case: str) -> None:
     before = {span.name: span.dtype for span in read_header(TINY / "model.safetensors")}
     after = made.types(case)
-    words = made.config(case)["quantization_config"]
+    words = made.quantization(case)
     untouched = {name for name in before if "down_proj" in name or "norm" in name}
 
     assert {name: after[name] for name in untouched} == {name: before[name] for name in untouched}

@@ -170,7 +170,7 @@ def made(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> M
     loaded = (*METHODS, *SHAPES, "spilled to disk")
     pairs = {name: [cases[name]["model"], str(folder / name / "artifact")] for name in loaded}
     pairs["garbled"] = [str(TINY), str(garbled(folder / "GPTQ" / "artifact", folder / "garbled"))]
-    return Made(folder, same, said, program("llmcompressor", "load_checkpoints", given=pairs))
+    return Made(folder, said, program("llmcompressor", "load_checkpoints", given=pairs), same)
 
 
 def garbled(source: Path, folder: Path) -> Path:
@@ -219,7 +219,7 @@ def test_calibration_makes_four_bits_better(made: Made) -> None:
 @pytest.mark.parametrize("case", PARAMETERS)
 def test_every_parameter_reaches_the_engine(made: Made, case: str) -> None:
     _, other, expected = PARAMETERS[case]
-    weights = made.config(case)["config_groups"]["group_0"]["weights"]
+    weights = made.quantization(case)["config_groups"]["group_0"]["weights"]
 
     assert made.weights(case) != made.weights(other)
     assert {key: weights[key] for key in expected} == expected

@@ -6,10 +6,11 @@ nothing of kubequant: tracing a model takes most of the time, so each is exporte
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.methods.conftest import TINY
 from tests.worker.methods.models import (
@@ -96,16 +97,8 @@ SHAPES = {
 }
 
 
-@dataclass(frozen=True)
-class Made:
-    """Everything that one process made, and what another measured of it."""
-
-    folder: Path
-    said: dict[str, dict[str, Any]]
-    numbers: dict[str, dict[str, float]]
-
-    def artifact(self, case: str) -> Path:
-        return self.folder / case / "artifact"
+class Exported(Made):
+    """Folders that hold a `model.onnx`."""
 
     def model(self, case: str) -> bytes:
         return (self.artifact(case) / "model.onnx").read_bytes()
@@ -129,7 +122,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def made(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("onnxruntime")
     cases: dict[str, dict[str, Any]] = {name: {"spec": row[0]} for name, row in PARAMETERS.items()}
     cases |= {name: {"spec": row[0], "verify": True} for name, row in SCHEMES.items()}
@@ -147,10 +140,10 @@ def made(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> M
     loaded = (*SCHEMES, *SHAPES, "beside")
     pairs = {name: [cases[name]["model"], str(folder / name / "artifact")] for name in loaded}
     pairs["the export"] = [str(TINY), str(folder / f"scratch-{TINY.name}" / "float32")]
-    return Made(folder, said, program(IMAGE, "load_onnx", given=pairs))
+    return Exported(folder, said, program(IMAGE, "load_onnx", given=pairs))
 
 
-def test_the_export_computes_what_the_model_does(made: Made) -> None:
+def test_the_export_computes_what_the_model_does(made: Exported) -> None:
     found = made.numbers["the export"]
 
     assert found["divergence"] < 1e-6
@@ -160,7 +153,7 @@ def test_the_export_computes_what_the_model_does(made: Made) -> None:
 
 
 @pytest.mark.parametrize("case", SCHEMES)
-def test_a_model_loads_elsewhere_and_is_its_originals_likeness(made: Made, case: str) -> None:
+def test_a_model_loads_elsewhere_and_is_its_originals_likeness(made: Exported, case: str) -> None:
     _, (smallest, largest), most = SCHEMES[case]
     found = made.numbers[case]
 
@@ -170,14 +163,14 @@ def test_a_model_loads_elsewhere_and_is_its_originals_likeness(made: Made, case:
     assert abs(found["perplexity"] / found["original"] - 1) < 0.05
 
 
-def test_weights_alone_lose_less_than_weights_and_activations(made: Made) -> None:
+def test_weights_alone_lose_less_than_weights_and_activations(made: Exported) -> None:
     weights, both = (made.numbers[case]["divergence"] for case in ("INT8 weights", "INT8"))
 
     assert weights * 10 < both
 
 
 @pytest.mark.parametrize("case", PARAMETERS)
-def test_every_parameter_reaches_the_engine(made: Made, case: str) -> None:
+def test_every_parameter_reaches_the_engine(made: Exported, case: str) -> None:
     _, modules, product = PARAMETERS[case]
 
     assert f"{modules} linear modules are quantized" in made.said[case]["notes"]
@@ -186,11 +179,11 @@ def test_every_parameter_reaches_the_engine(made: Made, case: str) -> None:
         assert made.model(case) != made.model("INT8")
 
 
-def test_the_same_spec_gives_the_same_bytes(made: Made) -> None:
+def test_the_same_spec_gives_the_same_bytes(made: Exported) -> None:
     assert made.model("again") == made.model("INT8")
 
 
-def test_nothing_of_this_machine_is_in_the_file(made: Made) -> None:
+def test_nothing_of_this_machine_is_in_the_file(made: Exported) -> None:
     content = made.model("INT8")
 
     assert str(TINY.parents[2]).encode() not in content
@@ -198,7 +191,7 @@ def test_nothing_of_this_machine_is_in_the_file(made: Made) -> None:
     assert b"stack_trace" not in content
 
 
-def test_large_weights_lie_beside_the_graph(made: Made) -> None:
+def test_large_weights_lie_beside_the_graph(made: Exported) -> None:
     folder = made.artifact("beside")
 
     assert (folder / "model.onnx").stat().st_size < 400_000
@@ -207,7 +200,7 @@ def test_large_weights_lie_beside_the_graph(made: Made) -> None:
     assert made.numbers["beside"]["divergence"] == made.numbers["INT8"]["divergence"]
 
 
-def test_what_is_not_quantized_takes_no_more_than_in_the_checkpoint(made: Made) -> None:
+def test_what_is_not_quantized_takes_no_more_than_in_the_checkpoint(made: Exported) -> None:
     everything, all_but_one = (
         made.said[case]["bytes"] for case in ("int8.ignore of nothing", "INT8")
     )
@@ -216,7 +209,7 @@ def test_what_is_not_quantized_takes_no_more_than_in_the_checkpoint(made: Made) 
     assert all_but_one - everything == pytest.approx(2048 * 256, rel=0.05)
 
 
-def test_tied_embeddings_are_stored_once(made: Made) -> None:
+def test_tied_embeddings_are_stored_once(made: Exported) -> None:
     tied, apart = made.said["tied embeddings"], made.said["shards"]
 
     assert apart["bytes"] - tied["bytes"] == 2048 * 256 * 2
@@ -224,7 +217,7 @@ def test_tied_embeddings_are_stored_once(made: Made) -> None:
 
 
 def test_everybody_can_read_the_files_and_what_was_beside_the_weights_came_along(
-    made: Made,
+    made: Exported,
 ) -> None:
     folder = made.artifact("INT8")
 
@@ -234,7 +227,7 @@ def test_everybody_can_read_the_files_and_what_was_beside_the_weights_came_along
     assert not list(folder.glob("*.safetensors*"))
 
 
-def test_progress_counts_modules_and_comes_to_its_end(made: Made) -> None:
+def test_progress_counts_modules_and_comes_to_its_end(made: Exported) -> None:
     said = made.said["INT8"]
     products = [line for line in said["messages"] if line.endswith("of 28)")]
 
@@ -246,14 +239,14 @@ def test_progress_counts_modules_and_comes_to_its_end(made: Made) -> None:
     assert 0.95 < said["exported"] <= 1
 
 
-def test_verification_loaded_it_again(made: Made) -> None:
+def test_verification_loaded_it_again(made: Exported) -> None:
     for case in SCHEMES:
         (said,) = [note for note in made.said[case]["notes"] if "loaded again and held" in note]
         assert "against the original" in said
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_what_the_engine_cannot_do_is_refused_with_a_sentence(made: Made, case: str) -> None:
+def test_what_the_engine_cannot_do_is_refused_with_a_sentence(made: Exported, case: str) -> None:
     _, _, sentence, advice = REFUSALS[case]
 
     assert sentence in made.said[case]["refused"]
@@ -261,7 +254,7 @@ def test_what_the_engine_cannot_do_is_refused_with_a_sentence(made: Made, case: 
 
 
 @pytest.mark.parametrize("case", SHAPES)
-def test_other_shapes_load_elsewhere_too(made: Made, case: str) -> None:
+def test_other_shapes_load_elsewhere_too(made: Exported, case: str) -> None:
     _, _, modules, most = SHAPES[case]
 
     assert f"{modules} linear modules are quantized" in made.said[case]["notes"]
@@ -271,7 +264,7 @@ def test_other_shapes_load_elsewhere_too(made: Made, case: str) -> None:
     assert made.numbers[case]["padded"] < 2
 
 
-def test_a_name_that_is_no_modules_is_told(made: Made) -> None:
+def test_a_name_that_is_no_modules_is_told(made: Exported) -> None:
     notes = made.said["a name of nothing"]["notes"]
 
     assert "ignore: nothing is the name of no module" in notes

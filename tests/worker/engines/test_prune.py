@@ -6,13 +6,13 @@ counted here, by torch and not by the worker.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.environments import interpreter, variables
 from tests.worker.methods.conftest import TINY
@@ -88,18 +88,8 @@ SHAPES = {
 
 
 @dataclass(frozen=True)
-class Made:
-    """Everything that one process made, and what another measured of it."""
-
-    folder: Path
-    said: dict[str, dict[str, Any]]
-    numbers: dict[str, dict[str, float]]
-
-    def artifact(self, case: str) -> Path:
-        return self.folder / case / "artifact"
-
-    def digest(self, case: str) -> str:
-        return hashlib.sha256((self.artifact(case) / "model.safetensors").read_bytes()).hexdigest()
+class Pruned(Made):
+    """Checkpoints whose matrices are looked into."""
 
     def tensors(self, case: str) -> dict[str, torch.Tensor]:
         return tensors(self.artifact(case))
@@ -139,7 +129,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def made(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pruned:
     folder = tmp_path_factory.mktemp("prune")
     cases: dict[str, dict[str, Any]] = {}
     cases |= {name: {"spec": row[0]} for name, row in {**MADE, **PARAMETERS}.items()}
@@ -158,11 +148,11 @@ def made(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> M
     loaded = (*MADE, *SHAPES, "SparseGPT, spilled", "quantized afterwards")
     originals = {**cases, "quantized afterwards": cases["SparseGPT"]}
     pairs = {name: [originals[name]["model"], str(folder / name / "artifact")] for name in loaded}
-    return Made(folder, said, program("llmcompressor", "load_checkpoints", given=pairs))
+    return Pruned(folder, said, program("llmcompressor", "load_checkpoints", given=pairs))
 
 
 @pytest.mark.parametrize("case", MADE)
-def test_the_saved_weights_are_as_sparse_as_asked(made: Made, case: str) -> None:
+def test_the_saved_weights_are_as_sparse_as_asked(made: Pruned, case: str) -> None:
     asked = MADE[case][1]
     found = {name: zeros(tensor) for name, tensor in made.pruned(case).items()}
 
@@ -173,19 +163,19 @@ def test_the_saved_weights_are_as_sparse_as_asked(made: Made, case: str) -> None
 
 
 @pytest.mark.parametrize("case", TWO_OF_FOUR)
-def test_two_of_four_are_exactly_two_zeros_in_each_four(made: Made, case: str) -> None:
+def test_two_of_four_are_exactly_two_zeros_in_each_four(made: Pruned, case: str) -> None:
     for name, tensor in made.pruned(case).items():
         counts = (tensor.reshape(-1, 4) == 0).sum(1)
         assert counts.unique().tolist() == [2], name
 
 
-def test_unstructured_is_not_two_of_four(made: Made) -> None:
+def test_unstructured_is_not_two_of_four(made: Pruned) -> None:
     tensor = made.pruned("SparseGPT")["model.layers.0.mlp.up_proj.weight"]
 
     assert (tensor.reshape(-1, 4) == 0).sum(1).unique().tolist() == [0, 1, 2, 3, 4]
 
 
-def test_magnitude_drops_the_smallest_and_changes_nothing_else(made: Made) -> None:
+def test_magnitude_drops_the_smallest_and_changes_nothing_else(made: Pruned) -> None:
     before = tensors(TINY)
     for name, after in made.pruned("Magnitude").items():
         kept = after != 0
@@ -193,7 +183,7 @@ def test_magnitude_drops_the_smallest_and_changes_nothing_else(made: Made) -> No
         assert before[name][~kept].abs().max() <= before[name][kept].abs().min(), name
 
 
-def test_sparse_gpt_loses_less_than_wanda_and_wanda_less_than_magnitude(made: Made) -> None:
+def test_sparse_gpt_loses_less_than_wanda_and_wanda_less_than_magnitude(made: Pruned) -> None:
     for pattern in ("", ", two of four"):
         cases = [f"{name}{pattern}" for name in ("SparseGPT", "Wanda", "Magnitude")]
         lost = [made.numbers[case]["perplexity"] for case in cases]
@@ -202,22 +192,22 @@ def test_sparse_gpt_loses_less_than_wanda_and_wanda_less_than_magnitude(made: Ma
         assert lost[0] < 0.97 * lost[2]
 
 
-def test_less_sparsity_loses_less(made: Made) -> None:
+def test_less_sparsity_loses_less(made: Pruned) -> None:
     assert (
         made.numbers["SparseGPT, 0.3"]["divergence"] < made.numbers["SparseGPT"]["divergence"] / 2
     )
 
 
 @pytest.mark.parametrize("case", PARAMETERS)
-def test_every_parameter_reaches_the_engine(made: Made, case: str) -> None:
-    assert made.digest(case) != made.digest(PARAMETERS[case][1])
+def test_every_parameter_reaches_the_engine(made: Pruned, case: str) -> None:
+    assert made.weights(case) != made.weights(PARAMETERS[case][1])
 
 
-def test_the_same_spec_gives_the_same_bytes(made: Made) -> None:
-    assert made.digest("again") == made.digest("SparseGPT")
+def test_the_same_spec_gives_the_same_bytes(made: Pruned) -> None:
+    assert made.weights("again") == made.weights("SparseGPT")
 
 
-def test_what_is_ignored_stays_as_it_was(made: Made) -> None:
+def test_what_is_ignored_stays_as_it_was(made: Pruned) -> None:
     before, after = tensors(TINY), made.tensors("prune.ignore")
     same = {name for name in before if before[name].equal(after[name])}
 
@@ -225,14 +215,14 @@ def test_what_is_ignored_stays_as_it_was(made: Made) -> None:
     assert {name for name in before if "_proj" not in name or "down" in name} == same
 
 
-def test_what_is_not_ignored_is_pruned_even_if_it_is_the_head(made: Made) -> None:
+def test_what_is_not_ignored_is_pruned_even_if_it_is_the_head(made: Pruned) -> None:
     assert zeros(made.tensors("prune.ignore of nothing")["lm_head.weight"]) == pytest.approx(
         0.5, abs=0.001
     )
 
 
 @pytest.mark.parametrize("case", ["SparseGPT", "Magnitude"])
-def test_a_pruned_checkpoint_is_a_plain_one_of_the_same_types(made: Made, case: str) -> None:
+def test_a_pruned_checkpoint_is_a_plain_one_of_the_same_types(made: Pruned, case: str) -> None:
     before, after = tensors(TINY), made.tensors(case)
     config = json.loads((made.artifact(case) / "config.json").read_text())
 
@@ -243,7 +233,7 @@ def test_a_pruned_checkpoint_is_a_plain_one_of_the_same_types(made: Made, case: 
     assert config["dtype"] == "bfloat16"
 
 
-def test_what_was_counted_is_told_and_that_the_files_are_no_smaller(made: Made) -> None:
+def test_what_was_counted_is_told_and_that_the_files_are_no_smaller(made: Pruned) -> None:
     notes = " ".join(made.said["SparseGPT, two of four"]["notes"])
 
     assert "28 of 29 linear modules are pruned" in notes
@@ -253,12 +243,12 @@ def test_what_was_counted_is_told_and_that_the_files_are_no_smaller(made: Made) 
     assert "calibrated with 16 sequences of 256 tokens" in notes
 
 
-def test_magnitude_reads_no_text(made: Made) -> None:
+def test_magnitude_reads_no_text(made: Pruned) -> None:
     assert made.said["Magnitude"]["tokens"] == 0
     assert made.said["Wanda"]["tokens"] == 16 * 256
 
 
-def test_progress_counts_layers_and_comes_to_its_end(made: Made) -> None:
+def test_progress_counts_layers_and_comes_to_its_end(made: Pruned) -> None:
     layers = [line for line in made.said["SparseGPT"]["messages"] if "part" in line]
 
     assert layers == [f"SparseGPT: part {number} of 5" for number in range(1, 6)]
@@ -266,7 +256,7 @@ def test_progress_counts_layers_and_comes_to_its_end(made: Made) -> None:
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_what_cannot_be_pruned_is_refused_with_a_sentence(made: Made, case: str) -> None:
+def test_what_cannot_be_pruned_is_refused_with_a_sentence(made: Pruned, case: str) -> None:
     _, _, sentence, advice = REFUSALS[case]
 
     assert sentence in made.said[case]["refused"]
@@ -274,7 +264,7 @@ def test_what_cannot_be_pruned_is_refused_with_a_sentence(made: Made, case: str)
 
 
 @pytest.mark.parametrize("case", SHAPES)
-def test_other_shapes_load_elsewhere_too(made: Made, case: str) -> None:
+def test_other_shapes_load_elsewhere_too(made: Pruned, case: str) -> None:
     asked = SHAPES[case][2]
     for name, tensor in made.pruned(case).items():
         assert asked - 1 / tensor.shape[1] < zeros(tensor) < asked + 0.001, name
@@ -283,18 +273,18 @@ def test_other_shapes_load_elsewhere_too(made: Made, case: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["SparseGPT", "Magnitude"])
-def test_a_model_that_is_spilled_to_disk_is_pruned_as_well(made: Made, algorithm: str) -> None:
+def test_a_model_that_is_spilled_to_disk_is_pruned_as_well(made: Pruned, algorithm: str) -> None:
     case = f"{algorithm}, spilled"
 
     assert list((made.folder / case / "scratch" / "spill").iterdir())
     assert {round(zeros(tensor), 2) for tensor in made.pruned(case).values()} == {0.5}
 
 
-def test_a_name_that_is_no_modules_is_told(made: Made) -> None:
+def test_a_name_that_is_no_modules_is_told(made: Pruned) -> None:
     assert "ignore: nothing is the name of no module" in made.said["a name of nothing"]["notes"]
 
 
-def test_a_pruned_model_can_be_quantized(made: Made) -> None:
+def test_a_pruned_model_can_be_quantized(made: Pruned) -> None:
     both, pruned = made.numbers["quantized afterwards"], made.numbers["SparseGPT"]
 
     assert "28 of 29 linear modules are quantized" in made.said["quantized afterwards"]["notes"]

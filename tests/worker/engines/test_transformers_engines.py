@@ -6,14 +6,13 @@ another, which knows nothing of kubequant.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.environments import interpreter, variables
 from tests.worker.methods.conftest import TINY
@@ -125,29 +124,6 @@ OTHERS = {
 LOADED = (*METHODS, *SHAPES, "the output head too", "the output head too, by torchao")
 
 
-@dataclass(frozen=True)
-class Made:
-    """Everything that the engines made, and what another process measured of it."""
-
-    folder: Path
-    said: dict[str, dict[str, Any]]
-    numbers: dict[str, dict[str, float]]
-
-    def artifact(self, case: str) -> Path:
-        return self.folder / case / "artifact"
-
-    def weights(self, case: str) -> str:
-        return hashlib.sha256((self.artifact(case) / "model.safetensors").read_bytes()).hexdigest()
-
-    def config(self, case: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.artifact(case) / "config.json").read_text())
-        return found
-
-    def types(self, case: str) -> dict[str, str]:
-        files = self.artifact(case).glob("*.safetensors")
-        return {span.name: span.dtype for path in files for span in read_header(path)}
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
@@ -229,10 +205,10 @@ def test_fewer_bits_lose_more_and_nf4_less_than_fp4(made: Made) -> None:
 @pytest.mark.parametrize("case", PARAMETERS)
 def test_every_parameter_reaches_the_engine(made: Made, case: str) -> None:
     _, other, expected, in_the_weights = PARAMETERS[case]
-    config = made.config(case)["quantization_config"]
+    config = made.quantization(case)
 
     assert {key: config[key] for key in expected} == expected
-    assert config != made.config(other)["quantization_config"]
+    assert config != made.quantization(other)
     assert (made.weights(case) != made.weights(other)) is in_the_weights
 
 
