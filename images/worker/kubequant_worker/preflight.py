@@ -14,7 +14,6 @@ from kubequant.api.pod import CREDENTIAL_NAMES
 from kubequant.api.spec import Device, Method
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError, UnavailableError
 from kubequant_worker.methods.gpu import gpus
-from kubequant_worker.methods.memory import available_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,8 +63,10 @@ def require_secrets(spec: QuantizationJobSpec, credentials: Path) -> None:
             )
 
 
-def check_room(needs: Needs, scratch: Path) -> list[str]:
+def check_room(needs: Needs, scratch: Path, free_memory_bytes: int) -> list[str]:
     """Return warnings where it will be tight, and refuse what cannot fit.
+
+    `free_memory_bytes` is what was free before any engine started.
 
     Raises:
         BadRequestError: `scratch` is too small (DiskFull).
@@ -79,19 +80,18 @@ def check_room(needs: Needs, scratch: Path) -> list[str]:
             reason=FailureReason.DISK_FULL,
             advice="Set spec.pod.scratch.size (in a cluster) or --work-dir (here) to a larger one.",
         )
-    limit_bytes = available_bytes()
-    if needs.memory_bytes > limit_bytes:
+    if needs.memory_bytes > free_memory_bytes:
         raise MemoryExhaustedError(
             f"The run needs at least {size(needs.memory_bytes)} of memory and may use "
-            f"{size(limit_bytes)}",
+            f"{size(free_memory_bytes)}",
             advice="Set spec.pod.resources.limits.memory to more, or take a smaller model. "
             f"{needs.memory_advice}".rstrip(),
         )
     _check_gpu_memory(needs)
-    if needs.comfortable_memory_bytes > limit_bytes:
+    if needs.comfortable_memory_bytes > free_memory_bytes:
         tight = (
-            f"With {size(limit_bytes)} of memory the weights are read from disk again and again; "
-            f"{size(needs.comfortable_memory_bytes)} would make the run faster."
+            f"With {size(free_memory_bytes)} of memory the weights are read from disk again and "
+            f"again; {size(needs.comfortable_memory_bytes)} would make the run faster."
         )
         return [tight]
     return []

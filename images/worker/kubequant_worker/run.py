@@ -9,7 +9,8 @@ import logging
 import shutil
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kubequant.api.contract import (
@@ -36,6 +37,7 @@ from kubequant_worker.examination import Examination
 from kubequant_worker.manifest import Manifest
 from kubequant_worker.methods import Workspace, installed_engines, quantizer
 from kubequant_worker.methods.cpu import thread_count
+from kubequant_worker.methods.memory import available_bytes
 from kubequant_worker.page import PAGE_NAME, report_page
 from kubequant_worker.preflight import check_room, refuse_what_is_missing, require_secrets
 from kubequant_worker.provenance import statement
@@ -97,6 +99,21 @@ class UploadedBytes:
             self._progress = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The engine at work, what ends it, and all that the run may come to do."""
+
+    engine: Quantizer
+    engines: ExitStack
+    escalation: Escalation
+    courses: tuple[Course, ...]
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether a text may be learned from."""
+        return any(method.calibrates(spec) for method, spec in self.courses)
+
+
 class Run:
     """One run from Preflight to Reporting. `record` holds what is known at any moment."""
 
@@ -107,9 +124,16 @@ class Run:
         self._spec = request.spec
         self._layout = layout
         self._progress = progress
-        self._artifact = layout.scratch / "artifact"
         self._uploaded = UploadedBytes()
-        self._harness = Harness(self._spec, layout.scratch, thread_count())
+        self._work = Workspace(
+            spec=request.spec,
+            model=layout.scratch / "model",
+            scratch=layout.scratch / "method",
+            artifact=layout.scratch / "artifact",
+            name=request.name,
+            threads=thread_count(),
+        )
+        self._harness = Harness(self._spec, layout.scratch, self._work.threads)
 
     def execute(self) -> RunReport:
         """Run all stages and return the report of a published artifact.
@@ -121,38 +145,51 @@ class Run:
         place = Place(
             output.uri, output.s3, self._layout.credentials / "output", self._layout.volumes
         )
-        store = open_store(place, name=self._request.name, digest=self._request.digest)
-        shelf = open_shelf(place)
         try:
-            with self._stage(Stage.PREFLIGHT) as progress:
-                require_secrets(self._spec, self._layout.credentials)
-                refuse_what_is_missing(self._spec)
-                method, choice = quantizer(self._spec)
-                self.record.engine_reason = choice.reason
-                escalation = Escalation(self._spec, choice.name, installed_engines())
-                courses = list(possible_courses(self._spec, escalation))
-                self._preflight(store, courses, progress)
-            with store.claim(
-                on_bytes=self._uploaded.count, on_wait=lambda text: progress.advance(0, text)
-            ) as publication:
-                try:
-                    calibrates = any(one.calibrates(spec) for one, spec in courses)
-                    earlier = shelf.reports(self._request.name)
-                    return self._produce(
-                        method, escalation, publication, earlier, calibrates=calibrates
-                    )
-                except WorkerError as error:
-                    # While the claim is held, so that no other run of this digest writes there.
-                    self._leave_report(place, error)
-                    raise
+            with ExitStack() as opened:
+                return self._execute(place, opened)
         except AlreadyPublishedError as found:
-            return self._already_published(store, found)
+            return self._already_published(place, found)
         finally:
-            shelf.close()
             self._harness.close()
-            store.close()
 
-    def _preflight(self, store: Store, courses: Sequence[Course], progress: StageProgress) -> None:
+    def _execute(self, place: Place, opened: ExitStack) -> RunReport:
+        with self._stage(Stage.PREFLIGHT) as progress:
+            free_bytes = available_bytes()
+            chosen = self._choose(opened)
+            store = opened.enter_context(closing(self._store(place)))
+            self._preflight(store, chosen.courses, free_bytes, progress)
+        shelf = opened.enter_context(closing(open_shelf(place)))
+        with store.claim(
+            on_bytes=self._uploaded.count, on_wait=lambda text: progress.advance(0, text)
+        ) as publication:
+            try:
+                return self._produce(chosen, publication, shelf.reports(self._request.name))
+            except WorkerError as error:
+                # While the claim is held, so that no other run of this digest writes there.
+                self._leave_report(place, error)
+                raise
+
+    def _choose(self, opened: ExitStack) -> _Chosen:
+        """Choose an engine and start it.
+
+        What it imports takes seconds, which pass while stores are asked and files fetched.
+        """
+        require_secrets(self._spec, self._layout.credentials)
+        refuse_what_is_missing(self._spec)
+        method, choice = quantizer(self._spec)
+        self.record.engine_reason = choice.reason
+        escalation = Escalation(self._spec, choice.name, installed_engines())
+        courses = tuple(possible_courses(self._spec, escalation))
+        engines = opened.enter_context(ExitStack())
+        return _Chosen(engines.enter_context(method(self._work)), engines, escalation, courses)
+
+    def _store(self, place: Place) -> Store:
+        return open_store(place, name=self._request.name, digest=self._request.digest)
+
+    def _preflight(
+        self, store: Store, courses: Sequence[Course], free_bytes: int, progress: StageProgress
+    ) -> None:
         """Refuse what cannot end well, before any gigabyte moves."""
         progress.set_total(3)
         progress.advance(1, f"asking {store.uri}")
@@ -164,82 +201,57 @@ class Run:
         )
         self.record.revision = listing.revision or ""
         self.record.engine = courses[0][0].engine()
-        self.record.threads = thread_count()
+        self.record.threads = self._work.threads
         files = {file.path: file.size_bytes for file in listing.files}
         needs = largest_needs(courses, files)
         if self._harness.is_asked:
             progress.advance(0, "looking up benchmarks")
             self._harness.look_up(own_tasks(self._spec, self._layout))
             needs = needs.with_memory(HARNESS_BYTES)
-        self.record.warnings += check_room(needs, self._layout.scratch)
+        self.record.warnings += check_room(needs, self._layout.scratch, free_bytes)
         progress.advance(1, "space, memory and credentials are there")
 
     def _produce(
-        self,
-        method: type[Quantizer],
-        escalation: Escalation,
-        publication: Publication,
-        earlier: Iterable[tuple[str, bytes]],
-        *,
-        calibrates: bool,
+        self, chosen: _Chosen, publication: Publication, earlier: Iterable[tuple[str, bytes]]
     ) -> RunReport:
-        """Make, measure and publish the artifact.
-
-        `earlier` are other runs' reports; `calibrates`: a text may be learned from.
-        """
-        shutil.rmtree(self._artifact, ignore_errors=True)
-        workspace = Workspace(
-            spec=self._spec,
-            model=self._layout.scratch / "model",
-            scratch=self._layout.scratch / "method",
-            artifact=self._artifact,
-            name=self._request.name,
-            threads=self.record.threads,
-        )
-        for folder in (workspace.scratch, workspace.artifact):
+        """Make, measure and publish the artifact. `earlier` are other runs' reports."""
+        shutil.rmtree(self._work.artifact, ignore_errors=True)
+        for folder in (self._work.scratch, self._work.artifact):
             folder.mkdir(parents=True, exist_ok=True)
-        texts = Texts(self._request, self._layout, workspace.model)
+        texts = Texts(self._request, self._layout, self._work.model)
         examination = Examination(
             self._spec, self.record, texts, self._harness, self._layout.scratch, earlier=earlier
         )
         # What may yet be replaced by another setting is not uploaded before the gates hold.
-        climbs = bool(escalation.possible)
+        climbs = bool(chosen.escalation.possible)
         attempts = Attempts(
-            workspace,
-            escalation,
+            self._work,
+            chosen.escalation,
             self.record,
             texts,
             examination,
             stage=self._stage,
             on_timed=lambda engine: None if climbs else self._upload(engine, publication),
         )
-        with ExitStack() as opened:
-            engine = opened.enter_context(method(workspace))
-            self._fetch(workspace, examination, texts, calibrates=calibrates)
-            self._measure(engine, examination)
-            engine = attempts.carry_out(engine, opened)
+        with chosen.engines as engines:
+            self._fetch(examination, texts, calibrates=chosen.calibrates)
+            self._measure(chosen.engine, examination)
+            engine = attempts.carry_out(chosen.engine, engines)
             if climbs:
                 self._upload(engine, publication)
         self._publish(publication)
         return self._finish(publication)
 
-    def _fetch(
-        self,
-        workspace: Workspace,
-        examination: Examination,
-        texts: Texts,
-        *,
-        calibrates: bool,
-    ) -> None:
+    def _fetch(self, examination: Examination, texts: Texts, *, calibrates: bool) -> None:
         with self._stage(Stage.FETCHING) as progress:
             self.record.source = fetch_model(
                 self._spec.model,
-                into=workspace.model,
+                into=self._work.model,
                 credentials=self._layout.credentials,
                 volumes=self._layout.volumes,
                 progress=progress,
             )
-            self.record.architecture = architecture(workspace.model)
+            self.record.architecture = architecture(self._work.model)
             if calibrates:
                 texts.calibration()
             if examination.measures(Measurement.PERPLEXITY):
@@ -262,10 +274,12 @@ class Run:
         """Start to upload every file; nothing of it is visible before the manifest is committed."""
         names = [path for variant in self.record.variants for path in variant.produced.files]
         for path in (*names, *engine.shared_files()):
-            publication.add(self._artifact / path, path.as_posix())
+            publication.add(self._work.artifact / path, path.as_posix())
 
     def _publish(self, publication: Publication) -> None:
-        total = sum(path.stat().st_size for path in self._artifact.rglob("*") if path.is_file())
+        total = sum(
+            path.stat().st_size for path in self._work.artifact.rglob("*") if path.is_file()
+        )
         with (
             self._stage(Stage.PUBLISHING) as progress,
             self._uploaded.shown_in(progress, total),
@@ -319,14 +333,15 @@ class Run:
             outcome=Outcome.PUBLISHED, exit_code=ExitCode.PUBLISHED, artifact=artifact
         )
 
-    def _already_published(self, store: Store, found: AlreadyPublishedError) -> RunReport:
+    def _already_published(self, place: Place, found: AlreadyPublishedError) -> RunReport:
         """Return the report of the run that published, marked as such."""
         artifact = Artifact(
             uri=found.uri,
             manifest_sha256=found.manifest_sha256,
             report_uri=f"{found.uri}report.json",
         )
-        content = store.read("report.json")
+        with closing(self._store(place)) as store:
+            content = store.read("report.json")
         if content is None:
             return self.record.report(
                 outcome=Outcome.ALREADY_PUBLISHED, exit_code=ExitCode.PUBLISHED, artifact=artifact

@@ -60,7 +60,7 @@ def test_without_a_pods_folders_the_usual_chains_of_credentials_serve(tmp_path: 
 
 def test_too_little_disk_is_refused_with_both_numbers_and_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(BadRequestError) as refusal:
-        check_room(Needs(PETABYTE, 0, 0), tmp_path)
+        check_room(Needs(PETABYTE, 0, 0), tmp_path, 2**33)
 
     assert refusal.value.reason is FailureReason.DISK_FULL
     assert "needs 1024.0 TiB of working space" in refusal.value.message
@@ -69,14 +69,14 @@ def test_too_little_disk_is_refused_with_both_numbers_and_the_way_out(tmp_path: 
 
 def test_too_little_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MemoryExhaustedError, match=r"needs at least 1024\.0 TiB"):
-        check_room(Needs(0, PETABYTE, PETABYTE), tmp_path)
+        check_room(Needs(0, PETABYTE, PETABYTE), tmp_path, 2**33)
 
 
 def test_memory_that_only_just_does_is_a_warning(tmp_path: Path) -> None:
-    (warning,) = check_room(Needs(0, 0, PETABYTE), tmp_path)
+    (warning,) = check_room(Needs(0, 0, PETABYTE), tmp_path, 2**33)
 
     assert "read from disk again and again" in warning
-    assert check_room(Needs(0, 0, 0), tmp_path) == []
+    assert check_room(Needs(0, 0, 0), tmp_path, 2**33) == []
 
 
 @pytest.mark.parametrize(

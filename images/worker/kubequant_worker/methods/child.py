@@ -135,6 +135,9 @@ class Child:
             ChildFailedError: Anything else, with the child's last lines.
         """
         self.send(operation, arguments)
+        return (yield from self._answers())
+
+    def _answers(self) -> Generator[Message, None, object]:
         while True:
             message = self._receive()
             kind, values = message[0], message[1:]
@@ -153,14 +156,25 @@ class Child:
 
         Raises as `events`.
         """
-        events = self.events(operation, *arguments)
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as stop:
-                return stop.value
-            if on_event is not None:
-                on_event(*event)
+        return self.begin(operation, *arguments, on_event=on_event)()
+
+    def begin(
+        self, operation: str, *arguments: object, on_event: Callable[..., None] | None = None
+    ) -> Callable[[], Any]:
+        """Ask for `operation` and return what waits for its end as `call` does, and answers."""
+        self.send(operation, arguments)
+
+        def wait() -> Any:
+            answers = self._answers()
+            while True:
+                try:
+                    event = next(answers)
+                except StopIteration as stop:
+                    return stop.value
+                if on_event is not None:
+                    on_event(*event)
+
+        return wait
 
     def close(self) -> None:
         """Kill the child and wait for it; a second call does nothing."""

@@ -7,6 +7,7 @@ beside; nothing heavy is imported.
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -20,10 +21,10 @@ from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import Baseline, Needs, ProducedVariant
 from kubequant_worker.methods.checkpoint_check import Reference
 from kubequant_worker.methods.checkpoint_check import judge as judge_variant
-from kubequant_worker.methods.child import ChildFailedError
 from kubequant_worker.methods.gguf_check import CHECK_TEXT, compare, judge, tokenization_warning
 from kubequant_worker.methods.gguf_convert import Converter, require_tokenizer
 from kubequant_worker.methods.gguf_file import TYPE_NUMBERS, GGUFHeader, link_or_copy, read_header
+from kubequant_worker.methods.gguf_reference import WEIGHTS, ReferenceLogits, conversion_bytes
 from kubequant_worker.methods.gguf_runtime import LlamaEngine, LlamaRuntime, engine_name
 from kubequant_worker.methods.gguf_types import (
     FULL_PRECISION,
@@ -32,7 +33,6 @@ from kubequant_worker.methods.gguf_types import (
     require_fitting_types,
     type_counts,
 )
-from kubequant_worker.methods.memory import available_bytes
 from kubequant_worker.sources.model_folder import architecture
 
 if TYPE_CHECKING:
@@ -49,11 +49,8 @@ if TYPE_CHECKING:
 MATRIX_FILE = "imatrix.gguf"
 # Fewer tokens than this say nothing about how strongly columns are used.
 LEAST_CALIBRATION_TOKENS = 512
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _LARGEST_VOCABULARY = 262_144
 _EMBEDDINGS = frozenset({"token_embd.weight", "output.weight"})
-# torch, transformers and the interpreter of the converting child.
-_LIBRARIES_BYTES = 1 << 30
 # How much of the stage the importance matrix is, against one for each level.
 _MATRIX_SHARE = 3
 
@@ -70,7 +67,7 @@ class GGUFQuantizer:
         self._baseline: Baseline | None = None
         self._reference_ids: list[int] | None = None
         self._reference: Reference | None = None
-        self._warnings: list[str] = []
+        self._logits = ReferenceLogits(workspace.scratch / "reference.npy", self._new_converter)
         self._shared: tuple[Path, ...] = ()
         self._calibration_tokens = 0
 
@@ -87,7 +84,7 @@ class GGUFQuantizer:
     @classmethod
     def needs(cls, spec: QuantizationJobSpec, files: Mapping[str, int]) -> Needs:
         """Return what the run will take, taking the weights for 16 bits wide."""
-        sizes = [size for name, size in files.items() if name.endswith(_WEIGHTS)]
+        sizes = [size for name, size in files.items() if name.endswith(WEIGHTS)]
         weights = sum(sizes)
         types = (spec.gguf or GGUFParameters()).types
         # Embeddings and output stay wider than the level says, which shows in small models.
@@ -96,8 +93,8 @@ class GGUFQuantizer:
         largest = max(sizes, default=0)
         return Needs(
             scratch_bytes=int(sum(files.values()) + weights * (1 + made) + kept),
-            memory_bytes=int(_LIBRARIES_BYTES + 1.2 * largest),
-            comfortable_memory_bytes=int(_LIBRARIES_BYTES + 1.2 * max(weights, largest)),
+            memory_bytes=conversion_bytes(largest),
+            comfortable_memory_bytes=conversion_bytes(weights),
         )
 
     def follow(self, earlier: Quantizer) -> None:
@@ -127,10 +124,12 @@ class GGUFQuantizer:
             meter.set_total(total)
             meter.advance(written, f"converting {kind}")
 
-        with self._started_converter() as converter:
+        with self._started_converter() as converter, closing(self._logits) as logits:
+            logits.begin(self._work.model)
             converter.convert(self._work.model, target, name=self._work.name, on_bytes=count)
             header = read_header(target)
-            self._compute_reference(converter, header)
+            self._engine.start()  # its imports pass while transformers computes
+            self._reference_ids = logits.finish(self._work.model, converter, header)
         require_fitting_types(self._parameters, header.tensors)
         name = _full_precision(header)
         notes = (f"converted as {name.value}: {type_counts(header.tensors)}",)
@@ -139,34 +138,12 @@ class GGUFQuantizer:
 
     def _started_converter(self) -> Converter:
         if self._converter is None:
-            trusted = self._work.spec.model.trust_remote_code
-            self._converter = Converter(threads=self._work.threads, trust_remote_code=trusted)
+            self._converter = self._new_converter()
         return self._converter
 
-    def _compute_reference(self, converter: Converter, header: GGUFHeader) -> None:
-        """Have transformers' logits computed for `check_baseline`, or note why they cannot be."""
-        values = sum(int(np.prod(tensor.shape)) for tensor in header.tensors)
-        needed, free = int(4.5 * values) + _LIBRARIES_BYTES, available_bytes()
-        if needed > free:
-            self._warnings.append(
-                "the conversion was not checked against transformers: that takes about "
-                f"{needed >> 20} MiB "
-                f"of memory in float32, and {free >> 20} MiB are free"
-            )
-            return
-        try:
-            self._reference_ids = converter.reference(
-                self._work.model, CHECK_TEXT, self._reference_path
-            )
-        except ChildFailedError as error:
-            last = str(error).strip().splitlines()[-1]
-            self._warnings.append(
-                f"the conversion was not checked: transformers does not run the model ({last})"
-            )
-
-    @property
-    def _reference_path(self) -> Path:
-        return self._work.scratch / "reference.npy"
+    def _new_converter(self) -> Converter:
+        trusted = self._work.spec.model.trust_remote_code
+        return Converter(threads=self._work.threads, trust_remote_code=trusted)
 
     def check_baseline(self, meter: Meter) -> tuple[str, ...]:
         """Hold the converted model's logits against transformers', computed by `baseline`.
@@ -180,12 +157,13 @@ class GGUFQuantizer:
             rows = np.concatenate([piece.rows.copy() for piece in runtime.logits([ids])])
         self._reference = Reference(ids, rows)
         meter.set_total(len(ids))
+        warnings = self._logits.warnings
         if self._reference_ids is not None:
-            judge(compare(np.load(self._reference_path), rows))
+            judge(compare(self._logits.logits(), rows))
             if warning := tokenization_warning(self._reference_ids, cut):
-                self._warnings.append(warning)
+                warnings += (warning,)
         meter.advance(len(ids), "conversion checked")
-        return tuple(self._warnings)
+        return warnings
 
     def _made_baseline(self) -> Baseline:
         if self._baseline is None:
@@ -353,12 +331,14 @@ class GGUFQuantizer:
         """End the children; a second call does nothing."""
         if self._converter is not None:
             self._converter.close()
+        self._logits.close()
         self._engine.close()
 
     def __enter__(self) -> Self:
         """Return itself; the converter's imports take seconds, so they begin while others fetch."""
         if self._baseline is None:
             self._started_converter()
+            self._logits.prepare()
         return self
 
     def __exit__(

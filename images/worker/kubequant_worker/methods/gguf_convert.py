@@ -64,14 +64,13 @@ class Converter:
         """
         self._child.call("convert", str(model), str(target), name, on_event=on_bytes)
 
-    def reference(self, model: Path, text: str, target: Path) -> list[int]:
-        """Write transformers' float32 logits over `text` to `target` (.npy); return the ids.
+    def begin_reference(self, model: Path, text: str, target: Path) -> Callable[[], list[int]]:
+        """Begin to write transformers' float32 logits over `text` to `target` (.npy).
 
-        Raises:
-            ChildFailedError: transformers does not load the model.
+        What is returned waits for the end, and returns the text's ids; it raises ChildFailedError
+        where transformers does not load the model.
         """
-        ids: list[int] = self._child.call("reference", str(model), text, str(target))
-        return ids
+        return self._child.begin("reference", str(model), text, str(target))
 
     def close(self) -> None:
         """End the child; a second call does nothing."""

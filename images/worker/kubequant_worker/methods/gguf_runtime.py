@@ -37,9 +37,16 @@ class LlamaEngine:
         self._child: Child | None = None
         self._descriptor = -1
 
+    def start(self) -> None:
+        """Start the child if it does not run; its imports begin at once."""
+        self._started()
+
     @property
     def child(self) -> Child:
-        """Return the child, started now if it does not run."""
+        """The child, started now if it does not run."""
+        return self._started()
+
+    def _started(self) -> Child:
         if self._child is None:
             self._descriptor = os.memfd_create("kubequant-logits")
             self._child = Child(
