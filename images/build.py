@@ -44,6 +44,8 @@ IMAGES = {
     "transformers": Image("images/transformers/Dockerfile", over="base"),
     "auto-round": Image("images/auto-round/Dockerfile", over="base"),
     "onnxruntime": Image("images/onnxruntime/Dockerfile", over="base"),
+    "gptq-legacy": Image("images/gptq-legacy/Dockerfile", over="base"),
+    "awq-legacy": Image("images/awq-legacy/Dockerfile", over="base"),
     "operator": Image("operator/Dockerfile"),
 }
 

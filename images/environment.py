@@ -59,9 +59,11 @@ def _make(constraints: Path, folder: Path) -> None:
     print(f"making {folder} of {constraints}", file=sys.stderr, flush=True)
     # Relocatable, since it gets its name only once it is whole.
     subprocess.run([uv, "venv", "-q", "--relocatable", "-p", sys.executable, partial], check=True)
-    # The file names every package, so nothing is resolved and nothing can come in that it lacks.
+    # The file names every package, so nothing is resolved and nothing can come in that it lacks. It
+    # also bounds what builds those that come as sources, in which nobody compiles for a GPU.
     install = [uv, "pip", "install", "-q", "-p", partial / "bin" / "python", "--no-deps"]
-    subprocess.run([*install, "-r", constraints], check=True)
+    command = [*install, "--build-constraints", constraints, "-r", constraints]
+    subprocess.run(command, env={**os.environ, "BUILD_CUDA_EXT": "0"}, check=True)
     partial.rename(folder)
 
 

@@ -66,7 +66,18 @@ def test_an_engine_that_is_named_is_taken_or_nothing_is() -> None:
     named = engine_choice(spec(method="GPTQ", gptq={"engine": "LLMCompressor"}))
     assert named is not None
     assert named.reason == "The spec names engine LLMCompressor."
-    assert engine_choice(spec(method="GPTQ", gptq={"engine": "AutoGPTQ"})) is None
+    asked = spec(method="GPTQ", gptq={"engine": "LLMCompressor"})
+    assert engine_choice(asked, there=frozenset({"AutoGPTQ"})) is None
+
+
+@pytest.mark.parametrize(("method", "engine"), [("GPTQ", "AutoGPTQ"), ("AWQ", "AutoAWQ")])
+def test_a_legacy_engine_is_taken_by_its_name_alone(method: str, engine: str) -> None:
+    named = engine_choice(spec(method=method, **{method.lower(): {"engine": engine}}))
+
+    assert named is not None
+    assert named.name == engine
+    assert engine not in [one.name for one in candidates(spec(method=method))]
+    assert engine_choice(spec(method=method), there=frozenset({engine})) is None
 
 
 def test_an_engine_that_is_not_installed_is_passed_over() -> None:

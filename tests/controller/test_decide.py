@@ -799,13 +799,13 @@ REFUSED = (
         events=("MethodUnavailable",),
     ),
     Row(
-        "an engine without an image is refused",
+        "a device without an image is refused",
         (settle,),
         "Failed",
         "MethodUnavailable",
         LOST,
-        spec="method: AWQ, awq: {engine: AutoAWQ}",
-        says="no image that runs AWQ with engine AutoAWQ on GPU",
+        spec="method: GGUF, device: GPU",
+        says="no image that runs GGUF with device GPU",
         created=0,
     ),
     *(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 IMAGES = (
     "base", "gguf", "llmcompressor", "gptqmodel", "transformers", "auto-round", "onnxruntime",
-    "operator",
+    "gptq-legacy", "awq-legacy", "operator",
 )  # fmt: skip
 STARTED = {
     "gguf": "kubequant_worker",
@@ -33,6 +33,8 @@ STARTED = {
     "transformers": "kubequant_worker",
     "auto-round": "kubequant_worker",
     "onnxruntime": "kubequant_worker",
+    "gptq-legacy": "kubequant_worker",
+    "awq-legacy": "kubequant_worker",
     "operator": "kubequant.controller",
 }
 TITLES = "org.opencontainers.image"
@@ -142,6 +144,8 @@ def test_the_operator_image_holds_no_engine_and_no_installer(
         ("transformers", ("images/transformers/constraints.txt",)),
         ("auto-round", ("images/base/constraints.txt", "images/auto-round/constraints.txt")),
         ("onnxruntime", ("images/base/constraints.txt", "images/onnxruntime/constraints.txt")),
+        ("gptq-legacy", ("images/base/constraints.txt", "images/gptq-legacy/constraints.txt")),
+        ("awq-legacy", ("images/base/constraints.txt", "images/awq-legacy/constraints.txt")),
         ("operator", ("operator/constraints.txt",)),
     ],
 )

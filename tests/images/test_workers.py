@@ -37,6 +37,7 @@ AWQ = {
     "method": "AWQ", "device": "CPU", "calibration": {"samples": 4, "sequenceLength": 64},
 }  # fmt: skip
 ONNX = {"method": "INT8", "int8": {"engine": "ONNXRuntime"}}
+AUTO_AWQ = {**AWQ, "awq": {"engine": "AutoAWQ"}}
 INT4 = {"method": "INT4", "int4": {}, "device": "CPU"}
 INT8 = {"method": "INT8", "device": "CPU"}
 NF4 = {"method": "BitsAndBytes", "bitsAndBytes": {"bits": 4}, "device": "CPU"}
@@ -108,6 +109,7 @@ def pod(container: Callable[..., Container], tmp_path: Path) -> Callable[..., Po
         pytest.param("transformers", USER, INT8, "model.safetensors", id="torchao"),
         pytest.param("auto-round", USER, TUNED, "model.safetensors", id="auto-round"),
         pytest.param("onnxruntime", USER, ONNX, "model.onnx", id="onnxruntime"),
+        pytest.param("awq-legacy", USER, AUTO_AWQ, "model.safetensors", id="awq-legacy"),
     ],
 )
 def test_the_worker_in_the_image_quantizes_the_tiny_model(

@@ -30,6 +30,8 @@ LIBRARIES: Final = (
     "onnxruntime",
     "onnx",
     "onnxscript",
+    "auto-gptq",
+    "autoawq",
     "accelerate",
     "numpy",
     "torch",

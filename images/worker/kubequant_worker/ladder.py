@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kubequant.api.base import camel
 from kubequant.api.engines import (
+    AUTO_AWQ,
+    AUTO_GPTQ,
     AUTO_ROUND,
     BITS_AND_BYTES,
     GPTQ_MODEL,
@@ -78,9 +80,6 @@ NEXT_TYPE: Final[dict[GGUFType, GGUFType | None]] = {
 }
 """The next more careful level of each GGUF level; the plain ones stay plain, for their speed."""
 
-# An engine that an image does not hold is passed over; this one is in none yet.
-_AUTO_GPTQ: Final = "AutoGPTQ"
-
 
 def _gptq(engine: str, bits: int, group_size: int) -> Rung:
     return Rung(Method.GPTQ, engine, {"bits": bits, "group_size": group_size})
@@ -97,7 +96,7 @@ _COMPRESSED: Final = (
     _gptq(LLM_COMPRESSOR, 8, 128),
 )
 _BY_GPTQ_MODEL: Final = tuple(_gptq(GPTQ_MODEL, *one) for one in ((4, 128), (4, 32), (8, 128)))
-_BY_AUTO_GPTQ: Final = tuple(_gptq(_AUTO_GPTQ, *one) for one in ((4, 128), (4, 32), (8, 128)))
+_BY_AUTO_GPTQ: Final = tuple(_gptq(AUTO_GPTQ, *one) for one in ((4, 128), (4, 32), (8, 128)))
 
 _PRUNED: Final = tuple(
     Rung(Method.PRUNE, LLM_COMPRESSOR, {"algorithm": "SparseGPT", "sparsity": share})
@@ -116,9 +115,10 @@ LADDERS: Final[dict[tuple[str, Method, int], tuple[Rung, ...]]] = {
     (GPTQ_MODEL, Method.GPTQ, 3): _BY_GPTQ_MODEL,
     (GPTQ_MODEL, Method.GPTQ, 4): _BY_GPTQ_MODEL,
     (GPTQ_MODEL, Method.AWQ, 4): (_awq(GPTQ_MODEL, 32), _gptq(GPTQ_MODEL, 8, 128)),
-    (_AUTO_GPTQ, Method.GPTQ, 2): _BY_AUTO_GPTQ,
-    (_AUTO_GPTQ, Method.GPTQ, 3): _BY_AUTO_GPTQ,
-    (_AUTO_GPTQ, Method.GPTQ, 4): _BY_AUTO_GPTQ,
+    (AUTO_GPTQ, Method.GPTQ, 2): _BY_AUTO_GPTQ,
+    (AUTO_GPTQ, Method.GPTQ, 3): _BY_AUTO_GPTQ,
+    (AUTO_GPTQ, Method.GPTQ, 4): _BY_AUTO_GPTQ,
+    (AUTO_AWQ, Method.AWQ, 4): (_awq(AUTO_AWQ, 32),),
     (AUTO_ROUND, Method.INT4, 4): (
         Rung(Method.INT4, AUTO_ROUND, {"rounding": "Tuned", "group_size": 32}),
     ),

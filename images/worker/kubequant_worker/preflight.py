@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kubequant.api.contract import FailureReason
 from kubequant.api.credentials import SECRET_FIELDS, secret_names
+from kubequant.api.engines import AUTO, ENGINES
 from kubequant.api.pod import CREDENTIAL_NAMES
 from kubequant.api.spec import Device, Method
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError, UnavailableError
@@ -35,9 +36,14 @@ def refuse_what_is_missing(spec: QuantizationJobSpec) -> None:
             reason=FailureReason.DEVICE_NOT_FOUND,
         )
     if spec.effective_device() is Device.GPU and not gpus():
+        engine = getattr(spec.parameters(), "engine", AUTO)
+        bound = any(
+            one.name == engine and Device.CPU not in one.devices for one in ENGINES[spec.method]
+        )
+        way = f"name another engine than {engine}" if bound else "set spec.device: CPU"
         raise BadRequestError(
-            f"spec.device: method {spec.method} is to run on a GPU, and there is none here; set "
-            "spec.device: CPU, or run it where NVIDIA's driver shows a GPU",
+            f"spec.device: method {spec.method} is to run on a GPU, and there is none here; {way}, "
+            "or run it where NVIDIA's driver shows a GPU",
             reason=FailureReason.DEVICE_NOT_FOUND,
         )
 

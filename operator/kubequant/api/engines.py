@@ -26,6 +26,8 @@ ONNX_RUNTIME: Final = "ONNXRuntime"
 BITS_AND_BYTES: Final = "BitsAndBytes"
 AUTO_ROUND: Final = "AutoRound"
 TORCH: Final = "Torch"
+AUTO_GPTQ: Final = "AutoGPTQ"
+AUTO_AWQ: Final = "AutoAWQ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Engine:
 
     `devices` are those that it quantizes on, `auto_on` those where Auto prefers it. `because` ends
     the sentence "LLMCompressor does INT8 on a GPU: ...". `writes` names the format, `served_by`
-    what loads it.
+    what loads it. One that is `by_name_only` Auto never takes, though nothing else be there.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Engine:
     writes: str
     served_by: str
     auto_on: frozenset[Device] = frozenset(Device)
+    by_name_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ _CPU: Final = frozenset({Device.CPU})
 _GPU: Final = frozenset({Device.GPU})
 _COMPRESSED: Final = ("compressed-tensors", "vLLM, transformers")
 _DENSE: Final = ("safetensors", "vLLM, transformers")
+_LEGACY: Final = "it reproduces what older pipelines made"
 
 ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
     # Its image holds llama.cpp for CPUs, which needs no more to quantize.
@@ -118,6 +122,15 @@ ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
             "gptq",
             "vLLM, SGLang, transformers",
         ),
+        Engine(
+            AUTO_GPTQ,
+            _GPU,
+            _LEGACY,
+            "gptq",
+            "vLLM, transformers",
+            auto_on=frozenset(),
+            by_name_only=True,
+        ),
     ),
     Method.AWQ: (
         Engine(
@@ -129,6 +142,15 @@ ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
         ),
         Engine(
             LLM_COMPRESSOR, _EVERYWHERE, "vLLM and transformers load what it writes", *_COMPRESSED
+        ),
+        Engine(
+            AUTO_AWQ,
+            _EVERYWHERE,
+            _LEGACY,
+            "awq",
+            "vLLM, transformers",
+            auto_on=frozenset(),
+            by_name_only=True,
         ),
     ),
     Method.BITS_AND_BYTES: (
@@ -162,7 +184,11 @@ def candidates(spec: QuantizationJobSpec) -> tuple[Engine, ...]:
     ]
     engines.sort(key=lambda engine: device not in engine.auto_on)
     asked = _asked(spec)
-    return tuple(engine for engine in engines if asked in {None, AUTO, engine.name})
+    return tuple(
+        engine
+        for engine in engines
+        if asked == engine.name or (asked in {None, AUTO} and not engine.by_name_only)
+    )
 
 
 def engine_choice(

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from kubequant.api.engines import (
     AUTO,
+    AUTO_AWQ,
+    AUTO_GPTQ,
     AUTO_ROUND,
     BITS_AND_BYTES,
     ENGINES,
@@ -39,6 +41,8 @@ class ImageKey(StrEnum):
     TRANSFORMERS = "transformers"
     AUTO_ROUND = "auto-round"
     ONNXRUNTIME = "onnxruntime"
+    GPTQ_LEGACY = "gptq-legacy"
+    AWQ_LEGACY = "awq-legacy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ IMAGES: Final[dict[str, Image]] = {
     BITS_AND_BYTES: Image(ImageKey.TRANSFORMERS, "bitsandbytes"),
     AUTO_ROUND: Image(ImageKey.AUTO_ROUND, "auto-round"),
     TORCH: Image(ImageKey.LLMCOMPRESSOR, "torch"),
+    AUTO_GPTQ: Image(ImageKey.GPTQ_LEGACY, "AutoGPTQ"),
+    AUTO_AWQ: Image(ImageKey.AWQ_LEGACY, "AutoAWQ"),
 }
 """The image of each engine. The worker itself says in Preflight whether the device is there."""
 

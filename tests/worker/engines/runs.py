@@ -12,7 +12,9 @@ from tests.worker.environments import interpreter, variables
 HERE = Path(__file__).parent
 
 
-def program(environment: str, name: str, *words: str | Path, given: object) -> Any:
+def program(
+    environment: str, name: str, *words: str | Path, given: object, seconds: int = 500
+) -> Any:
     """Run a program of this folder with `given` as JSON, and return the JSON that it prints."""
     done = subprocess.run(
         [interpreter(environment), HERE / f"{name}.py", *words],
@@ -20,18 +22,26 @@ def program(environment: str, name: str, *words: str | Path, given: object) -> A
         input=json.dumps(given),
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=seconds,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def kubequant(environment: str, *words: str | Path) -> tuple[int, dict[str, Any], str]:
-    """Run `kubequant run --json` with these words; return exit code, report and standard error."""
+def kubequant(
+    environment: str, *words: str | Path, gpus: bool = False
+) -> tuple[int, dict[str, Any], str]:
+    """Run `kubequant run --json` with these words; return exit code, report and standard error.
+
+    Without `gpus` it sees none.
+    """
+    given = variables()
+    if gpus:
+        del given["CUDA_VISIBLE_DEVICES"]
     done = subprocess.run(
         [interpreter(environment), "-m", "kubequant.cli", "run", "--json", *words],
-        env=variables(),
+        env=given,
         capture_output=True,
         text=True,
         timeout=500,

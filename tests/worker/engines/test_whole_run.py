@@ -36,6 +36,8 @@ class Run:
         default_factory=lambda: {"runtime": "vLLM", "command": "vllm serve ."}
     )
     calibration_tokens: int = 0
+    loader: str = ""
+    """The environment whose transformers loads the format, where it is not the engine's own."""
 
 
 RUNS = (
@@ -70,6 +72,24 @@ RUNS = (
         most_divergence=0.02,
         format="compressed-tensors",
         calibration_tokens=8 * 96,
+    ),
+    Run(
+        "AWQ by AutoAWQ",
+        "awq-legacy",
+        {
+            "method": "AWQ",
+            "awq": {"engine": "AutoAWQ"},
+            # Clipping takes minutes of a CPU, the more the more tokens there are.
+            "calibration": {"samples": 2, "sequenceLength": 64},
+        },
+        engine="autoawq 0.2.9",
+        reason="The spec names engine AutoAWQ.",
+        runtime="transformers 4.51.3 in float32 on cpu",
+        libraries=frozenset({"autoawq", "accelerate", "torch"}),
+        most_divergence=0.02,
+        format="awq",
+        calibration_tokens=2 * 64,
+        loader="gptqmodel",
     ),
     Run(
         "BitsAndBytes in 4 bits",
@@ -198,7 +218,7 @@ def test_the_command_for_transformers_in_the_page_is_right_when_copied(
     written = typed(
         commands["transformers"],
         folder,
-        interpreter=interpreter(run.environment),
+        interpreter=interpreter(run.loader or run.environment),
         variables=variables(),
     )
     assert len(written.split()) > 2

@@ -142,6 +142,9 @@ INT8, GPTQ_8 = "INT8: 8 bits, WeightAndActivation", "GPTQ: 8 bits, groups of 128
         ),
         pytest.param("BitsAndBytes", {"method": "BitsAndBytes"}, [], id="8 bits by bitsandbytes"),
         pytest.param(
+            "AutoAWQ", {"method": "AWQ"}, ["AWQ: 4 bits, groups of 32"], id="AutoAWQ's finer groups"
+        ),
+        pytest.param(
             "AutoRound",
             {"method": "INT4", "int4": {"rounding": "Tuned"}},
             ["INT4: 4 bits, groups of 32, Tuned"],

@@ -84,3 +84,12 @@ def test_memory_that_only_just_does_is_a_warning(tmp_path: Path) -> None:
 )
 def test_bytes_are_said_as_people_do(amount: int, said: str) -> None:
     assert size(amount) == said
+
+
+def test_an_engine_bound_to_gpus_is_refused_without_one_and_not_sent_to_the_cpu() -> None:
+    with pytest.raises(BadRequestError) as refusal:
+        refuse_what_is_missing(spec(method="GPTQ", gptq={"engine": "AutoGPTQ"}))
+
+    assert refusal.value.reason is FailureReason.DEVICE_NOT_FOUND
+    assert "there is none here; name another engine than AutoGPTQ" in refusal.value.message
+    assert "CPU" not in refusal.value.message

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol, Self, cast
 from kubequant.api.contract import FailureReason
 from kubequant.api.engines import (
     AUTO,
+    AUTO_AWQ,
+    AUTO_GPTQ,
     AUTO_ROUND,
     BITS_AND_BYTES,
     ENGINES,
@@ -60,6 +62,8 @@ METHODS: dict[tuple[Method, str], str] = {
     ),
     (Method.PRUNE, LLM_COMPRESSOR): "kubequant_worker.methods.prune:LLMCompressorPrune",
     (Method.PRUNE, TORCH): "kubequant_worker.methods.prune:TorchPrune",
+    (Method.GPTQ, AUTO_GPTQ): "kubequant_worker.methods.gptq:AutoGPTQGPTQ",
+    (Method.AWQ, AUTO_AWQ): "kubequant_worker.methods.awq:AutoAWQAWQ",
 }
 LIBRARIES: dict[str, str] = {
     LLAMA_CPP: "llama_cpp",
@@ -71,6 +75,8 @@ LIBRARIES: dict[str, str] = {
     AUTO_ROUND: "auto_round",
     # torch is everywhere; what loads, spills and saves around it is not.
     TORCH: "llmcompressor",
+    AUTO_GPTQ: "auto_gptq",
+    AUTO_AWQ: "awq",
 }
 """The module by which an image is known to hold an engine."""
 GUESTS: dict[str, str] = {AUTO_ROUND: LLM_COMPRESSOR}
@@ -280,9 +286,11 @@ def _unavailable(spec: QuantizationJobSpec, there: frozenset[str]) -> BadRequest
             f"spec.method: this version does not do {asked} on a {spec.effective_device()}{does}",
             reason=FailureReason.UNSUPPORTED_MODEL,
         )
+    by_name = [e.name for e in ENGINES[spec.method] if e.by_name_only and e.name in there]
+    named_only = f", or name {by_name[0]}, which Auto never takes" if by_name else ""
     return BadRequestError(
         f"spec.method: {asked} is done by {fitting[0].name}, which is not in this worker; it holds "
         f"{', '.join(sorted(there)) or 'no engine'}",
         reason=FailureReason.UNSUPPORTED_MODEL,
-        advice="install the extra of that engine with the constraints in images/",
+        advice=f"install the extra of that engine with the constraints in images/{named_only}",
     )

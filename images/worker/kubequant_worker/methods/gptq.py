@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from kubequant.api.engines import AUTO_GPTQ
 from kubequant.api.params import GPTQParameters
 from kubequant_worker.methods.gptqmodel import GPTQModelQuantizer, Task
+from kubequant_worker.methods.legacy import LegacyQuantizer
 from kubequant_worker.methods.llmcompressor import (
     LLMCompressorQuantizer,
     Modifier,
@@ -15,6 +17,8 @@ from kubequant_worker.methods.llmcompressor import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kubequant.api.spec import QuantizationJobSpec
 
 
@@ -77,3 +81,46 @@ class GPTQModelGPTQ(GPTQModelQuantizer):
             "true_sequential": asked.true_sequential,
         }
         return Task("gptq", arguments, asked.ignore)
+
+
+class AutoGPTQGPTQ(LegacyQuantizer):
+    """GPTQ by AutoGPTQ, in the gptq format."""
+
+    NAME: ClassVar[str] = AUTO_GPTQ
+    LIBRARY: ClassVar[str] = "auto-gptq"
+    CHILD_MODULE: ClassVar[str] = "kubequant_worker.methods.autogptq_child"
+
+    @classmethod
+    def bits(cls, spec: QuantizationJobSpec) -> int:
+        """Return how many bits a quantized weight has."""
+        return (spec.gptq or GPTQParameters()).bits
+
+    @classmethod
+    def ignore(cls, spec: QuantizationJobSpec) -> Sequence[str]:
+        """Return the words of the modules that stay as they are."""
+        return (spec.gptq or GPTQParameters()).ignore
+
+    @classmethod
+    def settings(cls, spec: QuantizationJobSpec) -> dict[str, Any]:
+        """Return the arguments of AutoGPTQ's `BaseQuantizeConfig`.
+
+        Activation order is the kind that older pipelines had: groups follow the new order.
+        """
+        asked = spec.gptq or GPTQParameters()
+        return {
+            "bits": asked.bits,
+            "group_size": asked.group_size,
+            "damp_percent": float(asked.damping_fraction),
+            "desc_act": asked.activation_order,
+            "static_groups": False,
+            "sym": asked.symmetric,
+            "true_sequential": asked.true_sequential,
+        }
+
+    def _engine_loading(self) -> dict[str, Any]:
+        """Return how the engine loads the model.
+
+        It packs integers that it finds again from the rounded weights, and 8 bits of those are more
+        than bfloat16 tells apart.
+        """
+        return {**super()._engine_loading(), "dtype": "float16"}

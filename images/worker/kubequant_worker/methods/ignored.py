@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _PATTERN: Final = "re:"
 _NO_CLASSES: Final[Mapping[str, Collection[str]]] = MappingProxyType({})
 _LINEAR: Final = "Linear"
+GROUP_SIZES: Final = (128, 64, 32, -1)
+"""The widths of groups that a spec may ask for; -1 is a whole row."""
 
 
 def matches(name: str, word: str, classes: Collection[str] = ()) -> bool:
@@ -100,21 +102,27 @@ def widths_of(modules: Mapping[str, Any]) -> dict[str, int]:
 
 
 def require_whole_groups(
-    widths: Mapping[str, int], size: int | None, what: str = "groupSize:", instead: str = ""
+    widths: Mapping[str, int],
+    size: int | None,
+    what: str = "groupSize:",
+    instead: str = "",
+    sizes: Sequence[int] = GROUP_SIZES,
 ) -> None:
     """Raise BadRequestError where a row of a module's weight is not a whole number of groups.
 
-    A `size` that is absent or negative is one group per row.
+    A `size` that is absent or negative is one group per row. `sizes` are those that the engine
+    knows, which the advice chooses from where it is not `instead`.
     """
     if size is None or size < 0:
         return
     uneven = [name for name, width in widths.items() if width % size]
     if uneven:
-        fitting = [str(one) for one in (128, 64, 32) if not any(w % one for w in widths.values())]
-        groups = f"groupSize to {', '.join([*fitting, '-1'])}"
+        fitting = [one for one in sizes if one < 0 or not any(w % one for w in widths.values())]
+        groups = f"groupSize to {', '.join(map(str, fitting))}" if fitting else ""
+        other = instead or groups
         raise BadRequestError(
             f"{what} {size} does not divide the {widths[uneven[0]]} columns of {uneven[0]} "
             f"({len(uneven)} of {len(widths)} modules are so)",
             reason=FailureReason.UNSUPPORTED_MODEL,
-            advice=f"set {instead or groups}, or ignore those modules",
+            advice=(f"set {other}, or " if other else "") + "ignore those modules",
         )

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.chat import chat_template
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.runtime import FloatRows, Generation, Stops, TokenArray
+from kubequant_worker.methods import older_transformers
 from kubequant_worker.methods.gptqmodel_kernels import loading_arguments
 from kubequant_worker.methods.stopwatch import Loaded
 
@@ -55,7 +56,7 @@ class Loading:
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `from_pretrained`."""
         given: dict[str, Any] = {
-            "dtype": getattr(torch, self.dtype),
+            older_transformers.DTYPE: getattr(torch, self.dtype),
             "trust_remote_code": self.trust_remote_code,
             "use_safetensors": None if self.allow_pickle else True,
             "local_files_only": True,
@@ -75,7 +76,7 @@ def load_tokenizer(path: Path, *, trust_remote_code: bool) -> Any:
         BadRequestError: transformers cannot read it.
     """
     try:
-        return AutoTokenizer.from_pretrained(
+        return older_transformers.tokenizer(
             path, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
@@ -103,7 +104,7 @@ def bos_token(tokenizer: Any) -> int | None:
 
 def context_length(path: Path, *, trust_remote_code: bool) -> int:
     """Return the longest text, in tokens, that a checkpoint was made for."""
-    config = AutoConfig.from_pretrained(
+    config = older_transformers.config(
         path, trust_remote_code=trust_remote_code, local_files_only=True
     )
     return _context_length(config)
@@ -137,12 +138,13 @@ def load_model(path: Path, loading: Loading, **more: Any) -> Any:
             or what is quantized does not fit where it may be.
     """
     try:
-        config = AutoConfig.from_pretrained(
+        config = older_transformers.config(
             path, trust_remote_code=loading.trust_remote_code, local_files_only=True
         )
 
         def load() -> Any:
             given = {**loading.arguments(), **loading_arguments(path), **more}
+            given |= older_transformers.model_arguments(config)
             return AutoModelForCausalLM.from_pretrained(path, **given)
 
         model = _loaded(load, loading, _quantization(config, more))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
 FILES_AT_ONCE = 4
 TRIES = 2
 UNAUTHORIZED = {401, 403}
-# The transport's base class is httpx's, under another module name from one major version of the
-# hub's client to the next.
+# A client before 1.0, which the legacy engines need, tells of no bytes: then files count whole.
+_TELLS_OF_BYTES = "tqdm_class" in inspect.signature(huggingface_hub.hf_hub_download).parameters
+# The transport's base class is httpx's (before 1.0 requests'), under another module name from one
+# major version of the hub's client to the next.
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
 TRANSPORT_ERRORS: tuple[type[Exception], ...] = (_HTTP_ERROR, ConnectionError, TimeoutError)
 
@@ -113,6 +116,7 @@ class HubSource:
     ) -> FileDigest:
         for attempt in range(TRIES):
             counter = _counter(on_bytes)
+            progress = {"tqdm_class": counter} if _TELLS_OF_BYTES else {}
             with self._errors(f"downloading {file.path}"), full_disk_explained(into):
                 huggingface_hub.hf_hub_download(
                     self._repository,
@@ -123,7 +127,7 @@ class HubSource:
                     token=self._token,
                     endpoint=self._endpoint,
                     force_download=attempt > 0,
-                    tqdm_class=counter,
+                    **progress,
                 )
             on_bytes(file.size_bytes - counter.counted)
             digest = _checked_digest(into, file)
