@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check images cluster-up cluster-down generate bench train-tiny-model clean
+.PHONY: help setup demo test check images cluster-up cluster-down generate bench gpu-check train-tiny-model clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z%-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -51,6 +51,9 @@ generate: $(READY) ## write again what is generated: the CRD, the JSON schemas, 
 
 bench: $(READY) ## measure the figures of docs/benchmarks.md, each against a peer in the same run
 	$(BIN)/python -m tests.bench
+
+gpu-check: ## quantize, serve and measure on this machine's GPU with what is installed; writes docs/gpu-results.md
+	PYTHONPATH=operator:images/worker:. $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.gpu $(GPU_CHECK)
 
 train-tiny-model: $(READY) ## train examples/models/tiny-llama again (30 minutes on two cores)
 	$(BIN)/python examples/models/train_tiny_llama.py
