@@ -60,6 +60,9 @@ def _engine_cells(method: Method, engine: Engine) -> tuple[str, ...]:
     chosen = "engine" in MEMBERS[method][1].model_fields
     alone = len(ENGINES[method]) == 1 or not preferred or not chosen
     auto = "" if alone else f" ({AUTO} on a {' and a '.join(preferred)})"
+    if engine.when is not None:
+        parameter, values = engine.when
+        auto = f" (`{parameter}: {', '.join(values)}`)"
     devices = ", ".join(device.value for device in Device if device in engine.devices)
     return f"{engine.name}{auto}", devices, engine.writes, engine.served_by
 

@@ -36,7 +36,8 @@ class Engine:
 
     `devices` are those that it quantizes on, `auto_on` those where Auto prefers it. `because` ends
     the sentence "LLMCompressor does INT8 on a GPU: ...". `writes` names the format, `served_by`
-    what loads it. One that is `by_name_only` Auto never takes, though nothing else be there.
+    what loads it. One that is `by_name_only` Auto never takes, though nothing else be there. `when`
+    names a parameter and those of its values that are this engine's work alone.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Engine:
     served_by: str
     auto_on: frozenset[Device] = frozenset(Device)
     by_name_only: bool = False
+    when: tuple[str, tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +101,14 @@ ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
             _EVERYWHERE,
             "rounding to nearest needs no data and no GPU",
             *_COMPRESSED,
+            when=("rounding", ("Nearest",)),
         ),
         Engine(
             AUTO_ROUND,
             _EVERYWHERE,
             "it learns the rounding from the calibration text",
             *_COMPRESSED,
+            when=("rounding", ("Tuned",)),
         ),
     ),
     Method.FP8: (Engine(LLM_COMPRESSOR, _EVERYWHERE, "vLLM serves what it writes", *_COMPRESSED),),
@@ -162,10 +166,21 @@ ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
             "vLLM, transformers",
         ),
     ),
-    # The algorithm decides: SparseGPT and Wanda are the one's, Magnitude the other's.
     Method.PRUNE: (
-        Engine(LLM_COMPRESSOR, _EVERYWHERE, "it does SparseGPT and Wanda", *_DENSE),
-        Engine(TORCH, _EVERYWHERE, "magnitude needs no more", *_DENSE),
+        Engine(
+            LLM_COMPRESSOR,
+            _EVERYWHERE,
+            "it does SparseGPT and Wanda",
+            *_DENSE,
+            when=("algorithm", ("SparseGPT", "Wanda")),
+        ),
+        Engine(
+            TORCH,
+            _EVERYWHERE,
+            "magnitude needs no more",
+            *_DENSE,
+            when=("algorithm", ("Magnitude",)),
+        ),
     ),
 }
 """The engines of each method, in the order in which Auto prefers them."""
@@ -180,7 +195,7 @@ def candidates(spec: QuantizationJobSpec) -> tuple[Engine, ...]:
     engines = [
         engine
         for engine in ENGINES.get(spec.method, ())
-        if device in engine.devices and _takes(engine.name, spec)
+        if device in engine.devices and _takes(engine, spec)
     ]
     engines.sort(key=lambda engine: device not in engine.auto_on)
     asked = _asked(spec)
@@ -222,14 +237,11 @@ def _asked(spec: QuantizationJobSpec) -> str | None:
     return asked
 
 
-def _takes(engine: str, spec: QuantizationJobSpec) -> bool:
+def _takes(engine: Engine, spec: QuantizationJobSpec) -> bool:
     """Say whether an engine can do what the parameters ask for."""
-    if spec.method is Method.INT4:
-        tuned = getattr(spec.int4, "rounding", "Nearest") == "Tuned"
-        return engine == (AUTO_ROUND if tuned else LLM_COMPRESSOR)
+    if engine.when is not None:
+        parameter, values = engine.when
+        return getattr(spec.parameters(), parameter) in values
     if spec.method is Method.INT8 and spec.int8 is not None:
-        return engine == LLM_COMPRESSOR or not spec.int8.smooths_as_asked()
-    if spec.method is Method.PRUNE:
-        algorithm = getattr(spec.prune, "algorithm", "SparseGPT")
-        return (engine == TORCH) == (algorithm == "Magnitude")
+        return engine.name == LLM_COMPRESSOR or not spec.int8.smooths_as_asked()
     return True
