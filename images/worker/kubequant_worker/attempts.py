@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from kubequant.api.contract import Stage
 from kubequant.api.evaluation import OnGateFailure
-from kubequant.api.gating import gate_sentence
+from kubequant.api.gating import gate_sentence, listed
 from kubequant_worker import ladder
 from kubequant_worker.datasets import Role
 from kubequant_worker.errors import BadRequestError, GateFailedError
 from kubequant_worker.evaluation.gates import Candidate, gate_results
 from kubequant_worker.evaluation.meter import Portion
 from kubequant_worker.methods import Needs, quantizer
-from kubequant_worker.record import MeasuredVariant
+from kubequant_worker.record import SENTENCE_CHARACTERS, MeasuredVariant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -156,7 +156,7 @@ class Attempts:
             unmade = {rung.key for rung in waiting}
             lost = [slot for slot in self._escalation.slots if slot.standing.key in unmade]
             for slot in lost:
-                self._note_step(slot, error.message)
+                self._note_step(slot, [error.message])
             self._climb(lost, [error.message])
         return engine
 
@@ -194,14 +194,14 @@ class Attempts:
                 failed = list(dict.fromkeys(gate_sentence(g) for _, gates in missed for g in gates))
                 if self._spec.on_gate_failure is OnGateFailure.ESCALATE:
                     for slot, gates in missed:
-                        self._note_step(slot, "; ".join(map(gate_sentence, gates)))
+                        self._note_step(slot, [gate_sentence(one) for one in gates])
                 self._climb([slot for slot, _ in missed], failed)
                 if self._waiting():
                     return False
             self._record.warnings += [gate_sentence(one) for one in results if not one.passed]
             for slot in self._escalation.slots:
                 if slot.escalated:
-                    self._note_step(slot, "")
+                    self._note_step(slot, [])
                     self._record.reasons.append(_escalated(self._spec, slot))
         return True
 
@@ -223,7 +223,7 @@ class Attempts:
         self._record.note_gates(results)
         return results
 
-    def _note_step(self, slot: Slot, missed: str) -> None:
+    def _note_step(self, slot: Slot, missed: Sequence[str]) -> None:
         self._record.note_step(
             slot.asked,
             slot.standing,
@@ -242,7 +242,13 @@ class Attempts:
         if ended:
             climbs = self._spec.on_gate_failure is OnGateFailure.ESCALATE
             tried = [_tried(self._spec, slot) for slot in ended] if climbs else []
-            raise GateFailedError("; ".join([*tried, *failed]))
+            raise GateFailedError(
+                listed([*tried, *failed], SENTENCE_CHARACTERS),
+                advice="relax spec.gates, or take another method or model"
+                if climbs
+                else "take a more careful setting, relax spec.gates, or set spec.onGateFailure: "
+                "Escalate, which tries more careful settings by itself",
+            )
         for slot in slots:
             slot.advance()
 

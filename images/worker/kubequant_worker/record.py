@@ -35,6 +35,7 @@ from kubequant.api.contract import (
 )
 from kubequant.api.evaluation import Metric
 from kubequant.api.fields import decimal_text
+from kubequant.api.gating import listed
 from kubequant_worker.advice import advised
 from kubequant_worker.details import (
     benchmark_details,
@@ -49,7 +50,7 @@ from kubequant_worker.evaluation.estimates import estimates
 from kubequant_worker.evaluation.performance import speedup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from kubequant.api.contract import Artifact
     from kubequant.api.spec import Method
@@ -63,9 +64,9 @@ if TYPE_CHECKING:
     from kubequant_worker.methods import ProducedVariant
     from kubequant_worker.sources import FetchedModel
 
-# What a step of an escalation and a reason hold of words.
-_STEP_WORDS = 253
-_REASON_WORDS = 1024
+# How many characters a step of an escalation and any other sentence may have.
+_STEP_CHARACTERS = 253
+SENTENCE_CHARACTERS = 1024
 RETRYABLE = frozenset({ExitCode.BUG, ExitCode.UNAVAILABLE, ExitCode.INTERRUPTED})
 
 
@@ -157,7 +158,7 @@ class Record:
             "gates": tuple(gate for variant in self.variants for gate in variant.gates),
             "artifact": artifact,
             "escalation": tuple(self.steps),
-            "usage": next((v.usage for v in self.variants if v.usage), None),
+            "usage": next((v.usage for v in self.variants if v.usage and artifact), None),
             "warnings": tuple(self.warnings),
             "source": self._source(),
             "datasets": tuple(self.datasets),
@@ -170,7 +171,7 @@ class Record:
         }
         # Who wrote the request knew where it runs, so addresses on this machine are permitted.
         report = RunReport.model_validate(content, context=LOCAL)
-        served = {variant.produced.name: variant.usage for variant in self.variants}
+        served = {v.produced.name: v.usage for v in self.variants if artifact}
         return advised(report, usage=served)
 
     def estimates(self, variant: MeasuredVariant) -> Numbers:
@@ -217,7 +218,12 @@ class Record:
         self.datasets = [one for one in self.datasets if one.role != dataset.role] + [dataset]
 
     def note_step(
-        self, asked: str, rung: Rung, setting: str, made: MeasuredVariant | None, missed: str
+        self,
+        asked: str,
+        rung: Rung,
+        setting: str,
+        made: MeasuredVariant | None,
+        missed: Sequence[str] = (),
     ) -> None:
         """Keep one setting that was tried in place of `asked`, and what it missed."""
         told = self._variant(made, None) if made else None
@@ -231,7 +237,7 @@ class Record:
                 perplexity_increase_percent=told.perplexity_increase_percent if told else None,
                 mean_kl_divergence=told.mean_kl_divergence if told else None,
                 gates_passed=not missed,
-                missed=missed if len(missed) <= _STEP_WORDS else f"{missed[: _STEP_WORDS - 1]}…",
+                missed=listed(missed, _STEP_CHARACTERS),
             )
         )
 
@@ -334,7 +340,7 @@ class Record:
 
 
 def _cut(words: str) -> str:
-    return words if len(words) <= _REASON_WORDS else f"{words[: _REASON_WORDS - 1]}…"
+    return listed([words], SENTENCE_CHARACTERS)
 
 
 def _text(comparison: Comparison | None, name: str, places: int) -> str | None:
@@ -367,10 +373,10 @@ def failure_of(
     """Return why a run failed, cut to what a report holds."""
     return Failure(
         reason=reason,
-        message=message[:1024],
+        message=_cut(message),
         exit_code=int(exit_code),
         retryable=exit_code in RETRYABLE,
-        advice=advice[:1024],
+        advice=_cut(advice),
     )
 
 

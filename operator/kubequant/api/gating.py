@@ -9,6 +9,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kubequant.api.report import GateResult
 
 
@@ -37,6 +39,19 @@ def _verdict(result: GateResult) -> str:
     by = f", by {shown(result.margin.removeprefix('-'))}" if result.margin is not None else ""
     unsure = "" if result.certain is not False else ", which is within two standard errors"
     return f"does not hold{by}{unsure}"
+
+
+def listed(sentences: Sequence[str], longest: int) -> str:
+    """Return sentences as one text of at most `longest` characters, none of them cut.
+
+    Those that do not fit are counted at its end: "…; and 3 more".
+    """
+    for count in range(len(sentences), 0, -1):
+        left = len(sentences) - count
+        text = "; ".join([*sentences[:count], *([f"and {left} more"] if left else [])])
+        if len(text) <= longest:
+            return text
+    return f"{sentences[0][: longest - 1]}…" if sentences else ""
 
 
 def shown(decimal: str) -> str:

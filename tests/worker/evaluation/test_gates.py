@@ -6,7 +6,7 @@ import pytest
 from tests.worker.evaluation.meters import Recorder
 
 from kubequant.api.contract import VariantReport
-from kubequant.api.gating import gate_sentence
+from kubequant.api.gating import gate_sentence, listed
 from kubequant.api.spec import Gate, Metric
 from kubequant_worker.evaluation.estimates import estimates
 from kubequant_worker.evaluation.gates import Candidate, Estimate, gate_results
@@ -208,3 +208,24 @@ def test_a_portion_counts_in_its_own_unit_and_never_more_than_its_share() -> Non
     portion.finish()
     assert stage.done == pytest.approx(10)
     assert stage.messages[0] == "a quarter"
+
+
+@pytest.mark.parametrize(
+    ("sentences", "longest", "text"),
+    [
+        pytest.param([], 9, "", id="none"),
+        pytest.param(["ab", "cd"], 6, "ab; cd", id="all, to the last character"),
+        pytest.param(
+            ["abcdefghijkl", "mno"], 16, "abcdefghijkl…", id="none whole beside the count"
+        ),
+        pytest.param(
+            ["ab", "cdefghijkl", "mn"], 16, "ab; and 2 more", id="whole ones, and the rest counted"
+        ),
+        pytest.param(["abcdefghi"], 5, "abcd…", id="one that is too long is cut"),
+    ],
+)
+def test_sentences_that_do_not_fit_are_counted(
+    sentences: list[str], longest: int, text: str
+) -> None:
+    assert listed(sentences, longest) == text
+    assert len(text) <= longest
