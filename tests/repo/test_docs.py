@@ -5,8 +5,10 @@ That links lead somewhere is tested in `test_house`, for all documents at once.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,35 @@ def test_an_entry_says_something_and_stays_short(reason: Reason) -> None:
 
     # The last entry of a group is followed by the next group's heading, which is none of its text.
     assert 2 <= len(lines) <= 6
+
+
+@cache
+def sentences() -> tuple[str, ...]:
+    """Return every text in the sources, what is filled in as a blank sign."""
+    found = []
+    for path in (*ROOT.glob("operator/**/*.py"), *ROOT.glob("images/worker/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                parts = (one.value if isinstance(one, ast.Constant) else "_" for one in node.values)
+                found.append("".join(map(str, parts)))
+    return tuple(found)
+
+
+def messages() -> list[str]:
+    """Return the words of messages that troubleshooting.md quotes in its tables."""
+    cells = re.findall(r"^\| (`.*?) \|", TROUBLESHOOTING.read_text(), re.MULTILINE)
+    return [quoted for cell in cells for quoted in re.findall("`(.*?)`", cell)]
+
+
+@pytest.mark.parametrize("message", messages())
+def test_a_message_that_is_explained_is_one_that_the_code_writes(message: str) -> None:
+    assert any(message in sentence for sentence in sentences())
+
+
+def test_messages_about_benchmarks_and_gates_are_explained() -> None:
+    assert len(messages()) > 18
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
