@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from kubequant.api.auto import CHOICES
+from kubequant.api.engines import ENGINES
 from kubequant.api.params import DEFAULT_GGUF_TYPES
 from kubequant.api.spec import Method
 from kubequant_worker.advice import WITHIN_PERCENT
@@ -98,6 +99,11 @@ def test_what_gguf_does_by_default_is_what_the_guide_says() -> None:
 
     assert f"a run makes {first} and {second} and measures both" in GUIDE
     assert f"perplexity rose by at most {WITHIN_PERCENT:g} %" in GUIDE.replace("\n", " ")
+
+
+@pytest.mark.parametrize("method", ENGINES)
+def test_the_guide_says_when_to_take_each_method(method: Method) -> None:
+    assert re.search(rf"\b{method}\b", GUIDE)
 
 
 def test_the_guide_is_two_pages() -> None:
