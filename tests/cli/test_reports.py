@@ -47,7 +47,7 @@ def test_a_terminal_shows_speed_benchmarks_gates_and_what_to_do_next() -> None:
         "Q2_K !",
         "! a gate does not hold",
         "* recommended",
-        "PerplexityIncreasePercent │ at most 2.0 │ 15.06 ± 0.060 │ does not hold",
+        "PerplexityIncreasePercent │ at most 2.0 % │ +15.06 ± 0.06 % │ does not hold",
         "hellaswag │ acc_norm │ 0.7921 ± 0.0041 │ 0.7868 ± 0.0041 │    -0.0053",
         "next: Calibrate with text of your own domain.",
         "note: Q2_K: the weights are 64.3 % smaller",

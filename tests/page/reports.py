@@ -8,12 +8,16 @@ from tests.api.cases import SMALLEST
 from tests.api.table import merged
 
 from kubequant.api.contract import RunReport, settings_of
+from kubequant.api.engines import ENGINES, ONNX_RUNTIME, TORCH_AO
 from kubequant.api.problems import parse
 from kubequant.api.resource import read_manifest
 from kubequant.api.spec import Method
 
 SHA = "9f2c41aa" * 8
 METHODS = tuple(method for method in Method if method is not Method.AUTO)
+ENGINES_OF_METHODS = tuple(
+    (method, one.name) for method, engines in ENGINES.items() for one in engines
+)
 SIZE = 16_060_522_496
 
 _GGUF = {
@@ -24,10 +28,11 @@ _GGUF = {
 }
 _ONE = (5_734_000_000, "64.3", "6.330", "1.44", "0.0301", "93.4", "82.5")
 _RUNTIME = {Method.GGUF: "llama.cpp (llama-cpp-python 0.3.36), BF16"}
-_USAGE = {
+_USAGE: dict[str, tuple[str, str]] = {
     Method.GGUF: ("llama.cpp", "llama-server -m llama-3-1-8b-Q4_K_M.gguf"),
     Method.TENSOR_RT: ("TensorRT-LLM", "trtllm-serve ."),
-    Method.BITS_AND_BYTES: ("transformers", "python -c 'import transformers'"),
+    TORCH_AO: ("transformers", "python -c 'import transformers'"),
+    ONNX_RUNTIME: ("ONNX Runtime", "python - <<'END'\nimport onnxruntime\nEND"),
 }
 SPARSITY = {
     "askedPercent": "50",
@@ -132,7 +137,9 @@ def _variant(method: Method, name: str, numbers: tuple[Any, ...], paths: list[st
     }
 
 
-def whole_report(method: Method = Method.GGUF, **changes: Any) -> RunReport:
+def whole_report(
+    method: Method = Method.GGUF, engine: str = "an engine", **changes: Any
+) -> RunReport:
     """Return a report of a method in which everything was measured, with `changes` over it."""
     if method is Method.GGUF:
         variants = [
@@ -142,9 +149,10 @@ def whole_report(method: Method = Method.GGUF, **changes: Any) -> RunReport:
     elif method is Method.TENSOR_RT:
         variants = [_variant(method, method.value, _ONE, ["rank0.engine", "config.json"])]
     else:
-        paths = ["model.safetensors", "config.json", "tokenizer.json"]
+        weights = "model.onnx" if engine == ONNX_RUNTIME else "model.safetensors"
+        paths = [weights, "config.json", "tokenizer.json"]
         variants = [_variant(method, method.value, _ONE, paths)]
-    runtime, command = _USAGE.get(method, ("vLLM", "vllm serve ."))
+    runtime, command = _USAGE.get(engine) or _USAGE.get(method) or ("vLLM", "vllm serve .")
     spec = read_manifest(merged(SMALLEST, {"spec": {"method": method.value}})).spec
     content = {
         "schemaVersion": 2,
@@ -155,7 +163,7 @@ def whole_report(method: Method = Method.GGUF, **changes: Any) -> RunReport:
         "exitCode": 0,
         "resolved": {
             "method": method.value,
-            "engine": "an engine 1.2.3",
+            "engine": f"{engine} 1.2.3",
             "device": "CPU",
             "reason": "It does this method.",
         },

@@ -11,9 +11,10 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from tests.api.reports import REPORT
 from tests.page.hostile import hostile_report
-from tests.page.reports import METHODS, whole_report
+from tests.page.reports import ENGINES_OF_METHODS, METHODS, whole_report
 
 from kubequant.api.contract import ExitCode, Outcome, RunReport
+from kubequant.api.engines import ENGINES, ONNX_RUNTIME
 from kubequant.api.spec import Method
 from kubequant_worker.card import model_card
 
@@ -44,6 +45,16 @@ def test_the_hub_reads_the_card_of_every_method(method: Method) -> None:
     )
     assert data["tags"][0] == method.value.lower()
     assert data["tags"][-1] == "kubequant"
+
+
+@pytest.mark.parametrize(("method", "engine"), ENGINES_OF_METHODS)
+def test_the_hub_reads_the_card_of_what_every_engine_makes(method: Method, engine: str) -> None:
+    (row,) = (one for one in ENGINES[method] if one.name == engine)
+    data = head(whole_report(method, engine))
+
+    assert row.writes.lower() in data["tags"]
+    assert (data["library_name"] == "onnx") == (engine == ONNX_RUNTIME)
+    assert ("quantized" in data["tags"]) == (data["base_model_relation"] == "quantized")
 
 
 def test_the_results_are_a_model_index_that_the_hub_reads_back() -> None:

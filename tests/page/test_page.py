@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from tests.api.reports import REPORT
 from tests.page.documents import Document
 from tests.page.hostile import SCRIPT, TEXTS, hostile_report
-from tests.page.reports import METHODS, whole_report
+from tests.page.reports import ENGINES_OF_METHODS, METHODS, whole_report
 
 from kubequant.api.contract import ExitCode, Failure, FailureReason, Outcome, RunReport
 from kubequant.api.spec import Method
 from kubequant_worker.page import report_page
+from kubequant_worker.page.gates import gates_table
 
 PARTS = ["Summary", "Quality", "Performance", "Files", "Usage", "Next steps", "How it was made"]
 BARE = RunReport(digest="9f2c41aa", outcome=Outcome.PUBLISHED, exit_code=ExitCode.PUBLISHED)
@@ -35,6 +37,32 @@ def test_a_page_of_every_method_has_six_parts_and_says_how_it_was_made(method: M
     assert [text.partition(" Q4_K_M")[0] for text in document.text("h2")] == PARTS
     assert document.text("h1") == ["llama-3-1-8b"]
     assert f"{method} " in document.text("header")[0] or f"{method}," in document.text("header")[0]
+
+
+@pytest.mark.parametrize(("method", "engine"), ENGINES_OF_METHODS)
+def test_a_page_of_what_every_engine_makes_has_its_files_and_how_to_load_them(
+    method: Method, engine: str
+) -> None:
+    report = whole_report(method, engine)
+    document = page(report)
+    links = {one["href"] for one in document.all("a")}
+
+    assert document.faults == []
+    assert {f"./{file.path}" for file in report.variants[0].files} <= links
+    assert engine in document.text("header")[0]
+    assert "nothing to load" not in document.text("main")[0]
+
+
+def test_a_page_of_a_run_that_failed_offers_nothing_to_load() -> None:
+    failure = Failure(reason=FailureReason.GATE_FAILED, exit_code=11)
+    found = whole_report(artifact=None, files=[], recommended="", outcome="Failed", exitCode=11)
+    document = page(found.model_copy(update={"failure": failure}))
+    main = document.text("main")[0]
+
+    assert document.faults == []
+    assert "Nothing was published but this report." in main
+    assert "There is nothing to load." in main
+    assert [one["href"] for one in document.all("a") if not one["href"].startswith("#")] == []
 
 
 @pytest.mark.parametrize("report", [whole_report(), BARE, REPORT, hostile_report()])
@@ -96,6 +124,52 @@ def test_the_headline_is_the_recommended_variants() -> None:
 )
 def test_the_verdict_of_the_gates_is_the_first_thing_said(report: RunReport, text: str) -> None:
     assert text in page(report).text("header")[0]
+
+
+@pytest.mark.parametrize(
+    ("gate", "bound", "measured"),
+    [
+        pytest.param(
+            {"metric": "PerplexityIncreasePercent", "max": "2.0", "value": "1.048891068",
+             "standardError": "0.067", "margin": "0.951108932"},
+            "at most 2.0 %", "+1.05 ± 0.07 %", id="percent",
+        ),
+        pytest.param(
+            {"metric": "MeanKLDivergence", "max": "0.001", "value": "0.000242328",
+             "standardError": "0.000008", "margin": "0.000757672"},
+            "at most 0.001", "0.00024 ± 0.00001", id="nats",
+        ),
+        pytest.param(
+            {"metric": "SizeBytes", "max": "5000000000", "value": "4920739232",
+             "margin": "79260768"},
+            "at most 4.66 GiB", "4.58 GiB", id="bytes",
+        ),
+        pytest.param(
+            {"metric": "Speedup", "min": "1.5", "max": "3", "value": "1.863517", "margin": "0.36"},
+            "at most 3 and at least 1.5", "1.86\N{MULTIPLICATION SIGN}", id="a factor",
+        ),
+        pytest.param(
+            {"metric": "BenchmarkChange", "task": "ours", "min": "0", "value": "-0.0625",
+             "standardError": "0.031", "margin": "-0.0625"},
+            "at least 0", "-0.0625 ± 0.0310", id="a score",
+        ),
+        pytest.param(
+            {"metric": "PerplexityIncreasePercent", "max": "2.0", "value": "2.0000001",
+             "margin": "-0.0000001"},
+            "at most 2.0 %", "2.0000001", id="too near to its bound to be rounded",
+        ),
+        pytest.param(
+            {"metric": "Perplexity", "max": "7"}, "at most 7", "not measured", id="nothing",
+        ),
+    ],
+)  # fmt: skip
+def test_a_gate_is_shown_with_its_unit_and_no_more_digits_than_are_sure(
+    gate: dict[str, Any], bound: str, measured: str
+) -> None:
+    one = {"variant": "Q4_K_M", "passed": False, **gate}
+    (row,) = gates_table(whole_report(gates=[one])).rows
+
+    assert row.cells[2:4] == (bound, measured)
 
 
 def test_what_was_not_measured_is_said_and_takes_no_column() -> None:

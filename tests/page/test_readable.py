@@ -25,13 +25,19 @@ from kubequant_worker import readable
             readable.with_error("+0.51 %", "0.061"), "+0.51 ± 0.06 %", id="an error before the unit"
         ),
         pytest.param(
-            readable.with_error("0.0002", "0.00002", 4), "0.0002 ± 0.00002", id="a tiny error"
+            readable.with_error("0.0002", "0.00002"), "0.0002 ± 0.00002", id="a tiny error"
         ),
-        pytest.param(readable.with_error("1.0", "0"), "1.0 ± 0.00", id="an error of nothing"),
+        pytest.param(readable.with_error("1.0", "0"), "1.0 ± 0.0", id="an error of nothing"),
         pytest.param(readable.seconds("0.000"), "0 s", id="no time"),
         pytest.param(readable.with_error("", "0.061"), "", id="no error of nothing"),
         pytest.param(readable.with_error("22.55", None), "22.55", id="no error"),
-        pytest.param(readable.divergence("0.00021"), "0.0002", id="a small divergence"),
+        pytest.param(
+            readable.with_error("12,417", "1512.1"),
+            "12,417 ± 1,512",
+            id="as many places as the number",
+        ),
+        pytest.param(readable.divergence("0.000212"), "0.00021", id="a small divergence"),
+        pytest.param(readable.divergence("0"), "0.0000", id="no divergence"),
         pytest.param(readable.divergence("3.4567"), "3.46", id="a large divergence"),
         pytest.param(readable.rate("812.4"), "812", id="a high rate"),
         pytest.param(readable.rate("71.04"), "71.0", id="a low rate"),

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from tests.page.hostile import QUOTES
-from tests.page.reports import METHODS, whole_report
+from tests.page.reports import ENGINES_OF_METHODS, METHODS, whole_report
 
+from kubequant.api.engines import ENGINES
 from kubequant.api.spec import Method
 from kubequant_worker.serving import commands, served_variant
 
@@ -25,11 +26,43 @@ def test_every_method_has_commands_and_each_begins_a_line_that_a_shell_takes(
     expected = {
         Method.GGUF: ["llama.cpp", "Ollama", "llama-cpp-python"],
         Method.TENSOR_RT: ["TensorRT-LLM"],
-        Method.BITS_AND_BYTES: ["transformers"],
     }
 
     assert list(found) == expected.get(method, ["vLLM", "transformers"])
     assert all(shlex.split(text.splitlines()[0]) for text in found.values())
+
+
+@pytest.mark.parametrize(("method", "engine"), ENGINES_OF_METHODS)
+def test_what_every_engine_makes_is_loaded_by_what_the_table_of_engines_names(
+    method: Method, engine: str
+) -> None:
+    (row,) = (one for one in ENGINES[method] if one.name == engine)
+    found = {one.runtime for one in commands(whole_report(method, engine))}
+
+    # llama-cpp-python is llama.cpp too.
+    assert found - {"llama-cpp-python"} <= set(row.served_by.split(", "))
+    assert found
+
+
+def test_a_run_that_failed_has_nothing_to_load() -> None:
+    assert by_runtime(Method.GPTQ, outcome="Failed", exitCode=11, artifact=None) == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "bits", "says"),
+    [
+        pytest.param(Method.GPTQ, "4", "port 8000.", id="what every version loads"),
+        pytest.param(Method.GPTQ, "3", "has kernels for 3 bits.", id="what not every one does"),
+        pytest.param(Method.BITS_AND_BYTES, "4", "bitsandbytes beside vLLM.", id="a package"),
+    ],
+)
+def test_what_vllm_needs_is_said_with_its_command(method: Method, bits: str, says: str) -> None:
+    (variant,) = whole_report(method).to_json()["variants"]
+    report = whole_report(method, variants=[{**variant, "bitsPerWeight": bits}])
+    first, *_ = commands(report)
+
+    assert (first.runtime, first.text) == ("vLLM", "vllm serve .")
+    assert first.note.endswith(says)
 
 
 def test_the_recommended_variant_is_loaded_and_else_the_first() -> None:
@@ -43,6 +76,7 @@ def test_a_model_whose_code_was_trusted_is_loaded_with_it() -> None:
     settings["model"]["trustRemoteCode"] = True
     found = by_runtime(Method.GPTQ, settings=settings)
 
+    # An option of https://docs.vllm.ai/en/latest/cli/serve.
     assert found["vLLM"] == "vllm serve . --trust-remote-code"
     assert found["transformers"].count("trust_remote_code=True") == 2
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from kubequant.api.contract import Outcome
 from kubequant.api.fields import quantity_bytes
 from kubequant.api.gating import shown
 from kubequant.api.params import GGUFType
@@ -63,7 +64,7 @@ def advised(report: RunReport, usage: Mapping[str, Usage | None]) -> RunReport:
 
 
 def recommended(report: RunReport) -> VariantReport | None:
-    """Return the variant to serve, where there are several to choose from.
+    """Return the variant to serve, where there are several to choose from and they are published.
 
     The smallest that holds its gates and whose perplexity rose by at most 2 %; where none stays
     within that, the one whose perplexity rose least.
@@ -73,7 +74,7 @@ def recommended(report: RunReport) -> VariantReport | None:
         for one in report.variants
         if one.perplexity_increase_percent is not None and one.gates_passed is not False
     ]
-    if len(report.variants) == 1 or not measured:
+    if len(report.variants) == 1 or not measured or report.outcome is Outcome.FAILED:
         return None
     within = [one for one in measured if _rise(one) <= WITHIN_PERCENT]
     if within:
@@ -98,6 +99,13 @@ def recommendations(report: RunReport) -> tuple[str, ...]:
 
 
 def _which(report: RunReport) -> Iterator[str]:
+    held = [one.name for one in report.variants if one.gates_passed]
+    missed = [one.name for one in report.variants if one.gates_passed is False]
+    if report.outcome is Outcome.FAILED and held and missed:
+        yield (
+            f"All gates hold for {', '.join(held)}: leave {', '.join(missed)} out, or name with "
+            "variant in each gate what it is for."
+        )
     best = recommended(report)
     if best is None:
         return
@@ -159,6 +167,8 @@ def _pruned(report: RunReport) -> Iterator[str]:
                 f"{variant.name}: without {shown(detail.percent)} % of the weights perplexity rose "
                 f"by more than {WITHIN_PERCENT:g} % ({rise_text(variant)}): {action}."
             )
+        if report.outcome is Outcome.FAILED:
+            continue
         place = f": {report.artifact.uri}" if report.artifact else ""
         yield (
             f"{variant.name} has {shown(detail.percent)} % zeros and takes as much room as the "
@@ -265,7 +275,7 @@ def _embeddings(report: RunReport) -> Iterator[str]:
         )
         yield (
             f"Embeddings and output matrix are {100 * embedding / size:.0f} % of {variant.name}, "
-            f"so it saves {shown(variant.size_reduction_percent or '0')} % of the size: {action}."
+            f"so it saves {float(variant.size_reduction_percent or 0):.3g} % of the size: {action}."
         )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from kubequant_worker import readable
 from kubequant_worker.card_metadata import card_metadata
 from kubequant_worker.page import tables
+from kubequant_worker.page.gates import gates_table
 from kubequant_worker.page.view import earlier, notes, performance_facts, shortfalls
 from kubequant_worker.serving import commands, served_variant
 
@@ -95,7 +96,7 @@ def _quality(report: RunReport) -> Iterable[str]:
         yield _list(short)
     yield from _markdown(tables.sparsity_table(report))
     yield from _markdown(tables.benchmarks_table(report))
-    yield from _markdown(tables.gates_table(report))
+    yield from _markdown(gates_table(report))
 
 
 def _speed(report: RunReport) -> Iterable[str]:

@@ -33,8 +33,8 @@ _LONGEST_MODULE: Final = 253
 _BUSY_PERCENT: Final = 60
 
 MEANWHILE: Final = (
-    "Nothing else of this run: no other model was loaded, no number computed, and uploads began "
-    "afterwards."
+    "Nothing else of this run went on meanwhile: no other model was loaded, no number computed, "
+    "and uploads began afterwards."
 )
 
 

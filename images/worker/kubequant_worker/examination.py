@@ -79,7 +79,9 @@ class Examination:
         """Measure the original but for its speed, in the form that the engine's runtime loads."""
         self._baseline = baseline
         with engine.open_runtime(baseline, self._context_length) as runtime:
-            self._record.runtime = f"{runtime.name}, {baseline.name}"
+            # A runtime that names the type of the numbers need not be told it again.
+            form = "" if baseline.name in runtime.name.split() else f", {baseline.name}"
+            self._record.runtime = f"{runtime.name}{form}"
             streamed, asked = self._portions(meter)
             if self.measures(Measurement.PERPLEXITY):
                 self._original = self._measure_original(runtime, streamed)

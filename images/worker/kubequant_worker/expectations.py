@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kubequant.api.contract import Expectation
-from kubequant.api.gating import shown
 from kubequant.api.params import GGUFType
 from kubequant.api.spec import Method
 
@@ -81,7 +80,7 @@ def expectation(variant: VariantReport) -> Expectation | None:
     saved = variant.size_reduction_percent
     if saved is not None and float(saved) < found.size_reduction_percent - _SIZE_POINTS:
         shortfalls.append(
-            f"{shown(saved)} % smaller, where about {found.size_reduction_percent:g} % is usual"
+            f"{float(saved):.3g} % smaller, where about {found.size_reduction_percent:g} % is usual"
         )
     if is_surely_worse(variant):
         shortfalls.append(f"perplexity {rise_text(variant)}, where at most +{most:g} % is usual")

@@ -11,6 +11,7 @@ from typing import Final
 MIB: Final = 2**20
 GIB: Final = 2**30
 _SMALL: Final = 0.01
+_TINY: Final = 0.001
 
 
 def size(size_bytes: int | None) -> str:
@@ -44,24 +45,28 @@ def percent(value: str | None, places: int = 1, *, sign: bool = False) -> str:
     return f"{text} %" if text else ""
 
 
-def with_error(text: str, error: str | None, places: int = 2) -> str:
-    """Return a number with its standard error: "22.55 ± 0.87"."""
+def with_error(text: str, error: str | None) -> str:
+    """Return a number with its standard error in as many places: "22.55 ± 0.87"."""
     if not text or error is None:
         return text
     number, blank, unit = text.partition(" ")
-    return f"{number} ± {_error(error, places)}{blank}{unit}"
+    return f"{number} ± {_error(error, len(number.partition('.')[2]))}{blank}{unit}"
 
 
 def _error(error: str, places: int) -> str:
     """Return an error with so many places, or with its first digit where that would be zero."""
     text = decimal(error, places)
-    return text if Decimal(text) or not Decimal(error) else f"{Decimal(f'{float(error):.1g}'):f}"
+    if Decimal(text) or not Decimal(error):
+        return f"{Decimal(text):,f}"
+    return f"{Decimal(f'{float(error):.1g}'):f}"
 
 
 def divergence(value: str | None) -> str:
     """Return a divergence in nats, with places enough for small ones."""
     if value is None:
         return ""
+    if 0 < float(value) < _TINY:
+        return f"{Decimal(f'{float(value):.2g}'):f}"
     return decimal(value, 4 if float(value) < 1 else 2)
 
 

@@ -10,12 +10,16 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.spec import Device
+from kubequant.api.contract import Outcome
+from kubequant.api.spec import Device, Method
 
 if TYPE_CHECKING:
     from kubequant.api.contract import RunReport, VariantReport
 
 PROMPT: Final = "Once upon a time"
+_VLLM: Final = "vllm serve "
+# The longest name of a model that Ollama takes.
+_OLLAMA_NAME: Final = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +40,11 @@ def served_variant(report: RunReport) -> VariantReport | None:
 def commands(report: RunReport) -> tuple[Command, ...]:
     """Return how to load the variant to serve, in each runtime that its format is for.
 
-    The engine's own words come first where the report has them.
+    The engine's own words come first where the report has them. A run that failed published
+    nothing that could be loaded.
     """
     variant = served_variant(report)
-    if variant is None:
+    if variant is None or report.outcome is Outcome.FAILED:
         return ()
     paths = [file.path for file in variant.files]
     gguf = next((path for path in paths if path.endswith(".gguf")), None)
@@ -47,7 +52,8 @@ def commands(report: RunReport) -> tuple[Command, ...]:
     if gguf is not None:
         found += _gguf(report, gguf)
     elif report.usage is not None and report.usage.command:
-        found.append(Command(report.usage.runtime, _trusting(report, report.usage.command)))
+        command = _trusting(report, report.usage.command)
+        found.append(Command(report.usage.runtime, command, _note(variant, command)))
     is_checkpoint = "config.json" in paths and any(path.endswith(".safetensors") for path in paths)
     if is_checkpoint and all(one.runtime != "transformers" for one in found):
         found.append(_transformers(report))
@@ -59,15 +65,27 @@ def _trusting(report: RunReport, command: str) -> str:
     trusted = report.settings is not None and report.settings.model.trust_remote_code
     return (
         f"{command} --trust-remote-code"
-        if trusted and command.startswith("vllm serve ") and "trust-remote-code" not in command
+        if trusted and command.startswith(_VLLM) and "trust-remote-code" not in command
         else command
     )
+
+
+def _note(variant: VariantReport, command: str) -> str:
+    """Return what to know of vLLM's command, by vLLM's documentation; "" for another's."""
+    if not command.startswith(_VLLM):
+        return ""
+    found = "An OpenAI-compatible API on port 8000."
+    if variant.method is Method.BITS_AND_BYTES:
+        found += " It needs the package bitsandbytes beside vLLM."
+    if variant.method is Method.GPTQ and variant.bits_per_weight in {"2", "3"}:
+        found += f" Not every version of vLLM has kernels for {variant.bits_per_weight} bits."
+    return found
 
 
 def _gguf(report: RunReport, path: str) -> tuple[Command, ...]:
     # "./" keeps a name that starts with "-" from being an option.
     file = shlex.quote(path if path[0].isalnum() else f"./{path}")
-    name = shlex.quote(report.name or "quantized")
+    name = shlex.quote((report.name or "quantized")[:_OLLAMA_NAME])
     python = _python(
         "from llama_cpp import Llama",
         "",

@@ -14,6 +14,7 @@ from rich.table import Table
 from kubequant.api.contract import Outcome
 from kubequant_worker import readable
 from kubequant_worker.page import tables as shared
+from kubequant_worker.page.gates import gates_table
 from kubequant_worker.page.view import shortfalls
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def print_report(report: RunReport, console: Console) -> None:
     """Print what became of a run: its tables, where the artifact is, notes, or the failure."""
     _print_variants(report, console)
     for table in (
-        shared.gates_table(report),
+        gates_table(report),
         shared.escalation_table(report),
         shared.benchmarks_table(report),
     ):
@@ -101,7 +102,7 @@ def _numbers(report: RunReport) -> Table:
             readable.percent(one.size_reduction_percent),
             readable.decimal(one.perplexity),
             readable.percent(one.perplexity_increase_percent, 2, sign=True),
-            readable.decimal(one.mean_kl_divergence, 4),
+            readable.divergence(one.mean_kl_divergence),
             readable.percent(one.top_token_agreement_percent),
         )
         for one in report.variants
@@ -158,7 +159,7 @@ def _compared(comparison: Comparison) -> Table:
             readable.size(row.variant.size_bytes),
             readable.percent(row.variant.size_reduction_percent),
             readable.percent(row.variant.perplexity_increase_percent, 2, sign=True),
-            readable.decimal(row.variant.mean_kl_divergence, 4),
+            readable.divergence(row.variant.mean_kl_divergence),
             readable.rate(row.variant.tokens_per_second),
             "no" if row.variant.gates_passed is False else "",
         )

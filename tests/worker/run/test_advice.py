@@ -286,6 +286,27 @@ CASES = [
         ],
     ),
     Case(
+        "a run that failed serves nothing: what held can be made alone",
+        [
+            {"name": "Q8_0", "sizeBytes": 200, "gatesPassed": True, **rise("0.1")},
+            {"name": "Q2_K", "sizeBytes": 100, "gatesPassed": False, **rise("7.1")},
+        ],
+        [
+            (
+                "All gates hold for Q8_0: leave Q2_K out, or name with variant in each gate what "
+                "it is for."
+            )
+        ],
+        changes={"outcome": "Failed", "exitCode": 11},
+    ),
+    Case(
+        "a pruned model that was not published",
+        [{"setting": "50 % zeros, SparseGPT", "sparsityDetail": ZEROS, **rise("1.9")}],
+        [],
+        method="Prune",
+        changes={"outcome": "Failed", "exitCode": 11},
+    ),
+    Case(
         "a pruned model that lost little",
         [{"setting": "50 % zeros, SparseGPT", "sparsityDetail": ZEROS, **rise("1.9")}],
         [

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from kubequant import __version__
 from kubequant_worker.page import charts, tables, view
+from kubequant_worker.page.gates import gates_table
 from kubequant_worker.page.plots import scatter
 from kubequant_worker.serving import commands, served_variant
 
@@ -35,6 +36,7 @@ def report_page(report: RunReport) -> bytes:
         tiles=view.tiles(report),
         served=served_variant(report),
         tables=tables,
+        gates=gates_table(report),
         view=view,
         quality_charts=charts.quality_charts(report),
         performance_charts=charts.performance_charts(report),

@@ -16,7 +16,12 @@ from kubequant_worker.serving import served_variant
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from kubequant.api.contract import ModuleSparsity, OriginalReport, RunReport, VariantReport
+    from kubequant.api.contract import (
+        ModuleSparsity,
+        OriginalReport,
+        RunReport,
+        VariantReport,
+    )
     from kubequant_worker.comparison import Comparison
 
 NOT_MEASURED: Final = "not measured"
@@ -137,29 +142,6 @@ def _ends(found: Sequence[ModuleSparsity]) -> tuple[str, str]:
     return readable.percent(shares[0], 2), readable.percent(shares[-1], 2)
 
 
-def gates_table(report: RunReport) -> Table:
-    """Return every gate against every variant, with how sure the verdict is."""
-    rows = []
-    for gate in report.gates:
-        bounds = [f"at most {gate.max}"] if gate.max is not None else []
-        bounds += [f"at least {gate.min}"] if gate.min is not None else []
-        sure = {True: "yes", False: "within its error", None: ""}[gate.certain]
-        rows.append(
-            Row(
-                (
-                    gate.variant,
-                    f"{gate.metric} {gate.task}".strip(),
-                    " and ".join(bounds),
-                    readable.with_error(gate.value or NOT_MEASURED, gate.standard_error, 3),
-                    "holds" if gate.passed else DOES_NOT_HOLD,
-                    sure,
-                )
-            )
-        )
-    head = ("variant", "gate", "bound", "measured", "verdict", "sure")
-    return without_empty_columns(Table("Gates", head, tuple(rows), words=3))
-
-
 def escalation_table(report: RunReport) -> Table:
     """Return the settings that were tried one after another because gates did not hold."""
     rows = tuple(
@@ -208,12 +190,10 @@ def _quality(one: VariantReport) -> tuple[str, ...]:
         readable.with_error(
             readable.divergence(one.mean_kl_divergence),
             divergence.standard_error if divergence else None,
-            4,
         ),
         readable.with_error(
             readable.percent(one.top_token_agreement_percent),
             divergence.top_token_agreement_standard_error if divergence else None,
-            1,
         ),
     )
 
@@ -261,8 +241,8 @@ def _benchmarks(one: VariantReport) -> Iterator[tuple[str, ...]]:
             one.name,
             found.task,
             found.metric,
-            readable.with_error(before, found.original_standard_error, 4),
-            readable.with_error(after, found.quantized_standard_error, 4),
+            readable.with_error(before, found.original_standard_error),
+            readable.with_error(after, found.quantized_standard_error),
             _difference(found.original, found.quantized),
             f"{found.samples:,}" if found.samples else "",
         )
@@ -274,7 +254,7 @@ def _benchmarks(one: VariantReport) -> Iterator[tuple[str, ...]]:
             result.task,
             result.metric,
             readable.decimal(result.original, 4),
-            readable.with_error(readable.decimal(result.quantized, 4), result.stderr, 4),
+            readable.with_error(readable.decimal(result.quantized, 4), result.stderr),
             _difference(result.original, result.quantized),
             "",
         )
@@ -314,13 +294,12 @@ def _speed(name: str, one: OriginalReport | VariantReport, factor: str) -> tuple
         name,
         readable.size(one.size_bytes),
         readable.with_error(
-            readable.rate(one.tokens_per_second), detail.tokens_per_second_deviation, 1
+            readable.rate(one.tokens_per_second), detail.tokens_per_second_deviation
         ),
         factor,
         readable.with_error(
             readable.rate(detail.prompt_tokens_per_second),
             detail.prompt_tokens_per_second_deviation,
-            1,
         ),
         readable.seconds(detail.first_token_seconds),
         readable.seconds(detail.load_seconds),

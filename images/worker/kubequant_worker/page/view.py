@@ -99,12 +99,14 @@ def tiles(report: RunReport) -> tuple[Tile, ...]:
     change = readable.percent(variant.perplexity_increase_percent, 2, sign=True)
     speed = readable.rate(variant.tokens_per_second)
     was = readable.rate(original.tokens_per_second if original else None)
+    sizes = f"{before} → {after}" if before and after else after
+    zeros = variant.sparsity_detail
     return (
         Tile("Method", method_name(report), setting(report, variant) or variant.name),
-        Tile(
-            "Smaller by",
-            readable.percent(variant.size_reduction_percent) or NOT_MEASURED,
-            f"{before} → {after}" if before and after else after,
+        Tile("Zeros", readable.percent(zeros.percent), f"{sizes}, no smaller")
+        if zeros
+        else Tile(
+            "Smaller by", readable.percent(variant.size_reduction_percent) or NOT_MEASURED, sizes
         ),
         Tile(
             "Perplexity change",
@@ -148,24 +150,19 @@ def prompts(report: RunReport) -> tuple[Prompt, ...]:
 
 
 def performance_facts(report: RunReport) -> str:
-    """Return on what and how speed was measured, in a sentence."""
+    """Return on what and how speed was measured, in sentences."""
     detail = next((v.performance_detail for v in report.variants if v.performance_detail), None)
     if detail is None:
         return ""
-    return ", ".join(
-        filter(
-            None,
-            (
-                detail.device,
-                detail.runtime,
-                f"{detail.threads} threads" if detail.threads else "",
-                f"{detail.prompt_tokens} prompt tokens" if detail.prompt_tokens else "",
-                f"{detail.new_tokens} new tokens" if detail.new_tokens else "",
-                f"{detail.repetitions} repetitions" if detail.repetitions else "",
-                detail.meanwhile,
-            ),
-        )
+    facts = (
+        detail.device,
+        detail.runtime,
+        f"{detail.threads} threads" if detail.threads else "",
+        f"{detail.prompt_tokens} prompt tokens" if detail.prompt_tokens else "",
+        f"{detail.new_tokens} new tokens" if detail.new_tokens else "",
+        f"{detail.repetitions} repetitions" if detail.repetitions else "",
     )
+    return " ".join(filter(None, (f"{', '.join(filter(None, facts))}.", detail.meanwhile)))
 
 
 def files(report: RunReport) -> tuple[File, ...]:
