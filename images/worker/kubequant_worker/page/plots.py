@@ -8,6 +8,7 @@ as it is: names come from a report, which is a claim.
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 import xml.etree.ElementTree as ET
@@ -38,6 +39,10 @@ _LABEL: Final = 92
 _VALUE: Final = 84
 _FONT: Final = 12
 _LONGEST_LABEL: Final = 15
+# How many times the smallest the largest is where an axis grows by factors.
+_FACTORS: Final = 20
+# So many pixels apart, two points cannot both have a label of their own.
+_NEAR: Final = 20
 _SETTINGS: Final[dict[str, Any]] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "kubequant",
@@ -131,28 +136,54 @@ def dots(title: str, rows: Sequence[Bar], *, zero: bool) -> str:
 
 
 def scatter(title: str, points: Sequence[Point], *, x: str, y: str, description: str) -> str:
-    """Return points with letters, and a line through those that no other is better than in both."""
+    """Return points with letters, and a line through those that no other is better than in both.
+
+    Where the largest is many times the smallest, y grows by factors, so that the small ones part.
+    """
     width, height = 400, 320
     with _figure(height, width) as (figure, out):
         axes = figure.add_axes((58 / width, 46 / height, 1 - 76 / width, 1 - 62 / height))
+        lowest, highest = min(p.y for p in points), max(p.y for p in points)
+        if lowest > 0 and highest > _FACTORS * lowest:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.6f}".rstrip("0").rstrip("."))
+            axes.minorticks_off()
+        else:
+            axes.axhline(0, color=_LINE, linewidth=1, zorder=0)
+            axes.locator_params(axis="y", nbins=5)
+        axes.locator_params(axis="x", nbins=5)
         best = sorted((p for p in points if p.is_optimal), key=lambda p: (p.x, p.y))
         axes.plot([p.x for p in best], [p.y for p in best], color=_AFTER, linewidth=1.2, zorder=1)
         for point in points:
             colour = _AFTER if point.is_optimal else _BEFORE
             axes.errorbar(
                 point.x, point.y, yerr=point.error or None, fmt="o", color=colour,
-                markersize=17, elinewidth=1, capsize=3, zorder=2,
+                markersize=7, elinewidth=1, capsize=3, zorder=2,
             )  # fmt: skip
-            axes.annotate(
-                point.key, (point.x, point.y), ha="center", va="center",
-                color=_BACK, fontsize=_FONT - 1, zorder=3,
-            )  # fmt: skip
-        axes.margins(0.1)
-        axes.axhline(0, color=_LINE, linewidth=1, zorder=0)
-        axes.locator_params(nbins=5)
+        axes.margins(0.12)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
+        places = axes.transData.transform([(point.x, point.y) for point in points])
+        for letters, point in _labels(points, [(px, py) for px, py in places]):
+            axes.annotate(
+                letters, (point.x, point.y), xytext=(7, 7), textcoords="offset points",
+                ha="left", va="bottom", color=_INK, fontsize=_FONT, zorder=3,
+            )  # fmt: skip
     return _inline(out, title, description)
+
+
+def _labels(
+    points: Sequence[Point], places: Sequence[tuple[float, float]]
+) -> Iterator[tuple[str, Point]]:
+    """Yield each label with the point beside which it stands; near points share one."""
+    left = list(range(len(points)))
+    while left:
+        first = left[0]
+        near = [n for n in left if math.dist(places[n], places[first]) < _NEAR]
+        left = [n for n in left if n not in near]
+        # Beside the one that is farthest to the right and on top, so that it covers none of them.
+        corner = max(near, key=lambda n: sum(places[n]))
+        yield ", ".join(points[n].key for n in near), points[corner]
 
 
 @contextmanager

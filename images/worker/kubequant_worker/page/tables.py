@@ -88,7 +88,7 @@ def variants_table(report: RunReport) -> Table:
     rows = []
     for one in report.variants:
         named = one is best and len(report.variants) > 1 and report.recommended == one.name
-        held = {True: "hold", False: DO_NOT_HOLD, None: "none set"}[one.gates_passed]
+        held = {True: "hold", False: DO_NOT_HOLD, None: ""}[one.gates_passed]
         cells = (
             one.name,
             setting(report, one),
@@ -219,8 +219,8 @@ def expectation_table(report: RunReport) -> Table:
             )
         )
     head = (
-        "variant", "size: expected", "measured", "perplexity: expected", "measured", "in words",
-        "verdict",
+        "variant", "size: expected", "size: measured", "perplexity: expected",
+        "perplexity: measured", "in words", "verdict",
     )  # fmt: skip
     return without_empty_columns(Table("Expected beside measured", head, tuple(rows)))
 
