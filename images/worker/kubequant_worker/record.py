@@ -250,7 +250,7 @@ class Record:
             self.warnings.append(
                 f"{variant.produced.name}: of {len(texts)} generated texts {len(broken)} "
                 f"{'is' if len(broken) == 1 else 'are'} degenerate ({kinds}) where the original's "
-                "is not; look at them in report.json."
+                "is not; look at them in report.html."
             )
 
     def _original(self) -> OriginalReport | None:

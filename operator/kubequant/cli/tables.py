@@ -107,7 +107,7 @@ def _numbers(report: RunReport) -> Table:
         )
         for one in report.variants
     ]
-    head = ("type", "size", "smaller", "perplexity", "change", "mean KL", "same token")
+    head = ("variant", "size", "smaller", "perplexity", "change", "mean KL", "same token")
     title = f"{report.name}: {shared.method_name(report)}"
     return _before_and_after(report, shared.table(title, head, rows, words=1))
 
@@ -117,7 +117,7 @@ def _speeds(report: RunReport) -> Table:
     rows = [_speed(_name(report, one), one, readable.times(one.speedup)) for one in report.variants]
     if report.original is not None:
         rows.insert(0, _speed("original", report.original, ""))
-    head = ("type", "tokens/s", "factor", "first token", "memory")
+    head = ("variant", "tokens/s", "factor", "first token", "memory")
     return _before_and_after(report, shared.table("Speed", head, rows, words=1))
 
 
