@@ -13,6 +13,7 @@ from tests.worker.engines.runs import kubequant
 from tests.worker.environments import interpreter, variables
 from tests.worker.evaluation.meters import Recorder
 from tests.worker.run.commands import commands_of, typed
+from tests.worker.run.documents import assert_documents_are_sound
 from tests.worker.run.manifests import TINY, manifest
 
 from kubequant_worker.benchmarks.harness import Harness
@@ -137,6 +138,10 @@ def test_the_folder_is_whole(published: tuple[Path, dict[str, Any]]) -> None:
     assert (folder / "model.onnx").stat().st_mode & 0o777 == 0o644
     assert report["usage"]["runtime"] == "ONNX Runtime"
     assert report["usage"]["command"] in (folder / "README.md").read_text()
+
+
+def test_page_and_card_are_sound(published: tuple[Path, dict[str, Any]]) -> None:
+    assert_documents_are_sound(published[0])
 
 
 def test_the_command_that_users_are_told_works_when_it_is_copied(

@@ -11,6 +11,7 @@ import yaml
 from tests.worker.engines.runs import kubequant
 from tests.worker.environments import interpreter, variables
 from tests.worker.run.commands import commands_of, typed
+from tests.worker.run.documents import assert_documents_are_sound
 from tests.worker.run.manifests import TINY, manifest
 
 from kubequant_worker.methods.int8 import TorchAOINT8
@@ -206,6 +207,10 @@ def test_the_folder_is_whole(published: Published) -> None:
     assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
     assert report["usage"] == published.run.usage
     assert published.run.usage["command"] in (folder / "README.md").read_text()
+
+
+def test_page_and_card_are_sound(published: Published) -> None:
+    assert_documents_are_sound(published.folder)
 
 
 def test_the_command_for_transformers_in_the_page_is_right_when_copied(

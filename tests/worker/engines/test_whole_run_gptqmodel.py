@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.worker.engines.runs import kubequant
+from tests.worker.environments import interpreter, variables
+from tests.worker.run.commands import commands_of, typed
+from tests.worker.run.documents import assert_documents_are_sound
 from tests.worker.run.manifests import TINY, manifest
 
 if TYPE_CHECKING:
@@ -87,3 +90,21 @@ def test_the_folder_is_whole(published: Published, method: str) -> None:
     assert {"model.safetensors", "config.json", "tokenizer.json", "report.json"} <= listed
     assert (folder / "tokenizer.model").read_bytes() == (TINY / "tokenizer.model").read_bytes()
     assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_page_and_card_are_sound_and_the_command_for_transformers_works(
+    published: Published, method: str
+) -> None:
+    folder, _ = published[method]
+    assert_documents_are_sound(folder)
+    commands = commands_of((folder / "report.html").read_text())
+
+    assert commands["vLLM"] == "vllm serve ."
+    written = typed(
+        commands["transformers"],
+        folder,
+        interpreter=interpreter("gptqmodel"),
+        variables=variables(),
+    )
+    assert len(written.split()) > 2

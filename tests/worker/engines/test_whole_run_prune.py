@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from tests.worker.engines.runs import kubequant
+from tests.worker.environments import interpreter, variables
+from tests.worker.run.commands import commands_of, typed
+from tests.worker.run.documents import assert_documents_are_sound
 from tests.worker.run.manifests import manifest
 
 if TYPE_CHECKING:
@@ -79,6 +82,21 @@ def test_report_page_and_card_say_that_the_files_are_no_smaller(both: Both) -> N
         [True] * 3
     )
     assert ["What is zero, counted in the saved files" in text for text in texts] == [True] * 2
+
+
+def test_page_and_card_are_sound_and_the_command_for_transformers_works(both: Both) -> None:
+    for folder in (both.pruned, both.quantized):
+        assert_documents_are_sound(folder)
+    commands = commands_of((both.pruned / "report.html").read_text())
+
+    assert list(commands) == ["vLLM", "transformers"]
+    written = typed(
+        commands["transformers"],
+        both.pruned,
+        interpreter=interpreter("llmcompressor"),
+        variables=variables(),
+    )
+    assert len(written.split()) > 2
 
 
 def test_a_gate_holds_a_pruned_model_as_any_other(tmp_path: Path) -> None:

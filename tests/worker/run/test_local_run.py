@@ -13,6 +13,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from tests.worker.run.commands import commands_of, typed
+from tests.worker.run.documents import assert_documents_are_sound
 from tests.worker.run.manifests import TINY, Ended, files_below, kubequant, manifest
 
 from kubequant.api.contract import RunReport
@@ -92,6 +93,7 @@ def test_the_card_is_one_that_the_hub_reads(published: tuple[Path, Path, Ended])
     assert card.data.library_name == "gguf"
     assert "quantized" in card.data.tags
     assert "tiny-Q2_K.gguf" in card.text
+    assert_documents_are_sound(artifact)
 
 
 def test_the_card_of_a_hub_model_names_its_base(published: tuple[Path, Path, Ended]) -> None:
@@ -129,6 +131,24 @@ def test_the_command_for_llama_cpp_in_the_page_is_right_when_copied_in_the_artif
     assert list(commands) == ["llama.cpp", "Ollama", "llama-cpp-python"]
     for command in commands.values():
         assert re.search(r"tiny-Q\w+\.gguf", command)[0] in files_below(artifact)
+
+
+def test_the_modelfile_for_ollama_names_a_file_that_llama_cpp_loads(
+    published: tuple[Path, Path, Ended], tmp_path: Path
+) -> None:
+    # Ollama cannot run here. Its Modelfile has an instruction a line, and FROM takes a GGUF's path
+    # from the Modelfile's own folder: https://docs.ollama.com/modelfile.
+    _, artifact, _ = published
+    first, *others = commands_of((artifact / "report.html").read_text())["Ollama"].splitlines()
+    for file in artifact.glob("*.gguf"):
+        (tmp_path / file.name).symlink_to(file)
+    typed(first, tmp_path)
+    instruction, _, path = (tmp_path / "Modelfile").read_text().removesuffix("\n").partition(" ")
+
+    assert others == ["ollama create tiny -f Modelfile", "ollama run tiny"]
+    assert instruction == "FROM"
+    assert path.startswith("./")
+    assert (tmp_path / path).read_bytes()[:4] == b"GGUF"
 
 
 def test_the_provenance_is_a_statement_about_the_published_bytes(
