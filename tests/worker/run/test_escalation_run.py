@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 import yaml
-from tests.worker.methods.damage import zeroed
+from tests.worker.methods.damage import swapped, zeroed
 from tests.worker.run.manifests import Ended, command, environment, files_below, kubequant, manifest
 
 from kubequant.api.contract import ExitCode, RunRequest
@@ -178,9 +178,11 @@ def _descendants(pid: int) -> list[int]:
 class Broken(GGUFQuantizer):
     """Writes files whose first layer is zeros, as a broken engine would."""
 
+    damage = staticmethod(zeroed)
+
     def variants(self, calibration: TextSet | None, meter: Meter) -> Iterator[ProducedVariant]:
         for made in super().variants(calibration, meter):
-            zeroed(self._work.artifact / made.files[0])
+            self.damage(self._work.artifact / made.files[0])
             yield made
 
 
@@ -191,11 +193,25 @@ class Unverified(Broken):
         return ()
 
 
+class Shuffled(Broken):
+    """Writes files whose first and last layer have each other's weights."""
+
+    damage = staticmethod(swapped)
+
+
+class ShuffledUnverified(Unverified):
+    """The same, where verifying would see nothing."""
+
+    damage = staticmethod(swapped)
+
+
 @pytest.mark.parametrize(
     ("kind", "code", "reason"),
     [
-        pytest.param("Broken", 10, "VerificationFailed", id="seen when it is verified"),
-        pytest.param("Unverified", 11, "GateFailed", id="else by the gates"),
+        pytest.param("Broken", 10, "VerificationFailed", id="zeroed, seen when it is verified"),
+        pytest.param("Unverified", 11, "GateFailed", id="zeroed, else seen by the gates"),
+        pytest.param("Shuffled", 10, "VerificationFailed", id="shuffled, seen when verified"),
+        pytest.param("ShuffledUnverified", 11, "GateFailed", id="shuffled, else by the gates"),
     ],
 )
 def test_a_broken_model_is_never_published_as_good(
