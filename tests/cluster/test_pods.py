@@ -21,8 +21,10 @@ from tests.cluster.watched import Namespace
 from tests.testbed.images import build_image, push_image
 from tests.testbed.processes import start_s3
 from tests.testbed.storage import client_for
+from tests.worker.run.gates import CASES, TASKS, of_metrics
 
 from kubequant.api.digest import run_digest
+from kubequant.api.evaluation import Metric
 from kubequant.api.resource import read_manifest
 from kubequant.controller.catalog import ImageKey
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from tests.testbed.access import Access
     from tests.testbed.api import Api
     from tests.testbed.processes import Processes, S3Server
+    from tests.worker.run.gates import GateCase
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "examples" / "models" / "tiny-llama"
@@ -83,18 +86,26 @@ class Team:
     bucket: str
     endpoint: str
 
+    def folder(self, path: str) -> dict[str, Any]:
+        """Return how a manifest names a folder or file of the bucket."""
+        place = {"endpoint": self.endpoint, "region": "us-east-1"}
+        return {
+            "uri": f"s3://{self.bucket}/{path}",
+            "s3": place,
+            "secretRef": {"name": "s3-writer"},
+        }
+
     def manifest(self, **spec: Any) -> dict[str, Any]:
-        """Return examples/gguf-s3.yaml for this bucket."""
+        """Return examples/gguf-s3.yaml for this bucket; another method without its `gguf`."""
         body: dict[str, Any] = yaml.safe_load((ROOT / "examples" / "gguf-s3.yaml").read_text())
-        place = {"s3": {"endpoint": self.endpoint, "region": "us-east-1"}}
-        access = {**place, "secretRef": {"name": "s3-writer"}}
-        dataset = {"uri": f"s3://{self.bucket}/held-out.txt", **access}
+        if spec.get("method", "GGUF") != "GGUF":
+            del body["spec"]["gguf"]
         body["spec"] |= {
-            "model": {"uri": f"s3://{self.bucket}/tiny-llama", **access},
-            "output": {"uri": f"s3://{self.bucket}/out", **access},
+            "model": self.folder("tiny-llama"),
+            "output": self.folder("out"),
             "evaluation": {
                 "perplexity": {
-                    "dataset": dataset,
+                    "dataset": self.folder("held-out.txt"),
                     "contextLength": CONTEXT,
                     "maxTokens": TOKENS,
                 },
@@ -234,25 +245,11 @@ def test_the_same_manifest_applied_after_its_resource_was_deleted_publishes_noth
     ("asked", "image", "engine", "words"),
     [
         pytest.param(
-            {"method": "GPTQ"},
-            "llmcompressor",
-            "llmcompressor",
-            {"format": "pack-quantized"},
-            id="GPTQ",
-        ),
-        pytest.param(
             {"method": "AWQ"},
             "gptqmodel",
             "gptqmodel",
             {"quant_method": "awq", "version": "gemm"},
             id="AWQ",
-        ),
-        pytest.param(
-            {"method": "BitsAndBytes", "bitsAndBytes": {"bits": 4}},
-            "transformers",
-            "bitsandbytes",
-            {"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "nf4"},
-            id="BitsAndBytes",
         ),
     ],
 )
@@ -270,7 +267,6 @@ def test_a_method_with_another_image_runs_as_a_pod_of_that_image(  # noqa: PLR09
         gates=[{"metric": "PerplexityIncreasePercent", "max": "10.0"}],
         **asked,
     )
-    del body["spec"]["gguf"]
     status = team.wait(team.apply(body))
     assert f"/{image}:" in status["resolved"]["image"]
     assert status["resolved"]["engine"].startswith(engine)
@@ -282,10 +278,65 @@ def test_a_method_with_another_image_runs_as_a_pod_of_that_image(  # noqa: PLR09
     assert float(variant["sizeReductionPercent"]) > 50
 
 
+def gated(team: Team, name: str, spec: dict[str, Any]) -> str:
+    """Apply a manifest with gates on every metric; return its name."""
+    for file in (path for path in TASKS.rglob("*") if path.is_file()):
+        team.s3.upload_file(str(file), team.bucket, f"tasks/{file.relative_to(TASKS)}")
+    evaluation = {**spec["evaluation"], "taskFiles": team.folder("tasks")}
+    body = team.manifest(**{**spec, "evaluation": evaluation})
+    body["metadata"]["name"] = name
+    return team.apply(body)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.method)
+def test_gates_of_every_metric_hold_fail_and_let_a_run_escalate_in_pods(
+    team: Team, tmp_path: Path, case: GateCase
+) -> None:
+    # Side by side: most of such a short run is one thread's imports.
+    gated(team, "escalating", case.escalating())
+    gated(team, "failing", case.failing())
+
+    status = team.wait("escalating")
+    (variant,) = status["variants"]
+    first, second = status["escalation"]
+    assert f"/{case.image}:" in status["resolved"]["image"]
+    assert status["resolved"]["engine"].startswith(case.engine)
+    assert (first["setting"], second["setting"]) == case.settings
+    assert (first["gatesPassed"], second["gatesPassed"]) == (False, True)
+    assert first["missed"].startswith(
+        f"spec.gates[0]: {first['variant']}: {next(iter(case.between))}"
+    )
+    assert "does not hold, by " in first["missed"]
+    assert variant["gatesPassed"] is True
+    files = downloaded(team, status, tmp_path)
+    held = of_metrics(json.loads(files["report.json"].read_text())["gates"])
+    assert {metric for metric, one in held.items() if one["passed"]} == set(Metric)
+    if case.format:
+        config = json.loads(files["config.json"].read_text())
+        assert config["quantization_config"]["quant_method"] == case.format
+
+    status = team.namespace.reaches("GateFailed", name="failing", seconds=SECONDS)
+    (variant,) = status["variants"]
+    failure, folder = status["failure"], f"out/failing/{status['run']['digest']}.failed/"
+    assert status["phase"] == "Failed"
+    assert "artifact" not in status
+    assert variant["gatesPassed"] is False
+    assert failure["message"].startswith(f"spec.gates[0]: {variant['name']}: SizeBytes is ")
+    assert ": does not hold, by " in failure["message"]
+    assert failure["reportUri"] == f"s3://{team.bucket}/{folder}report.json"
+    listed = team.s3.list_objects_v2(Bucket=team.bucket, Prefix="out/failing/")["Contents"]
+    assert {one["Key"] for one in listed} == {f"{folder}report.json", f"{folder}report.html"}
+    told = json.loads(
+        team.s3.get_object(Bucket=team.bucket, Key=f"{folder}report.json")["Body"].read()
+    )
+    missed = of_metrics(told["gates"])
+    assert set(missed) == set(Metric)
+    assert all(not one["passed"] and float(one["margin"]) < 0 for one in missed.values())
+
+
 def test_a_model_is_pruned_in_one_pod_and_quantized_in_the_next(team: Team, tmp_path: Path) -> None:
     short = {"device": "CPU", "calibration": {"samples": 16, "sequenceLength": 256}}
     first = team.manifest(method="Prune", gates=[], **short)
-    del first["spec"]["gguf"]
     pruned = team.wait(team.apply(first))
     assert "/llmcompressor:" in pruned["resolved"]["image"]
     assert pruned["resolved"]["engine"].startswith("llmcompressor")
@@ -293,7 +344,6 @@ def test_a_model_is_pruned_in_one_pod_and_quantized_in_the_next(team: Team, tmp_
     assert float(report["variants"][0]["sparsityDetail"]["percent"]) == pytest.approx(50, abs=0.1)
 
     second = team.manifest(method="INT4", gates=[], **short)
-    del second["spec"]["gguf"]
     second["metadata"]["name"] = "pruned-int4"
     second["spec"]["model"]["uri"] = pruned["artifact"]["uri"].rstrip("/")
     quantized = team.wait(team.apply(second))
