@@ -63,6 +63,23 @@ def test_a_page_is_as_wide_as_its_window(
     assert smallest * 11 > 8.5
 
 
+def test_on_a_phone_the_name_of_a_table_is_whole_and_rows_keep_theirs(
+    show: Callable[..., Any],
+) -> None:
+    with show(report_page(whole_report()), width=360) as shown:
+        widest = shown.run(
+            "Math.max(...[...document.querySelectorAll('caption span')].map("
+            "one => one.getBoundingClientRect().right))"
+        )
+        left = shown.run(
+            "[...document.querySelectorAll('.scroll')].map(one => { one.scrollLeft = 9999;"
+            "return one.querySelector('tbody th').getBoundingClientRect().left; })"
+        )
+
+    assert widest <= 360
+    assert min(left) > 0
+
+
 def test_a_page_loads_nothing_and_runs_nothing(show: Callable[..., Any], content: bytes) -> None:
     with show(content) as shown:
         shown.page.wait_for_timeout(100)

@@ -91,3 +91,23 @@ def test_a_longer_bar_is_a_larger_number() -> None:
 
     assert [colour for _, colour in lengths] == ["before", "accent", "accent"]
     assert lengths[0][0] == pytest.approx(lengths[2][0] * 22.5 / 24.2, rel=1e-3)
+
+
+def scattered(*points: tuple[str, float, float]) -> list[str]:
+    made = [Point(key, x, y, is_optimal=True) for key, x, y in points]
+    return texts(scatter("Size", made, x="size", y="loss", description="some"))
+
+
+def test_points_on_nearly_one_spot_share_a_label() -> None:
+    words = scattered(("A", 1, 0.2), ("B", 1.001, 0.2), ("C", 5, 0.3))
+
+    assert {"A, B", "C"} <= set(words)
+    assert not {"A", "B"} & set(words)
+
+
+def test_losses_of_other_orders_are_parted_by_factors() -> None:
+    words = scattered(("A", 1, 0.2), ("B", 2, 0.004), ("C", 3, 0.0003))
+
+    assert {"A", "B", "C", "0.001", "0.01", "0.1"} <= set(words)
+    # No factor leads to zero and beyond.
+    assert "0.0" in scattered(("A", 1, 0.2), ("B", 2, 0.12), ("C", 3, -0.05))
