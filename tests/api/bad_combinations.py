@@ -283,6 +283,24 @@ CONTRADICTIONS = (
         "must have exactly one of uri and keepLayers",
     ),
     Bad(
+        "a revision of a student in a bucket",
+        "method: Distill, distill: {student: {uri: 's3://models/b', revision: main}}",
+        "spec.distill.student.revision",
+        "is only for an hf:// uri; remove it",
+    ),
+    Bad(
+        "S3 options of a student by layers",
+        "method: Distill, distill: {student: {keepLayers: 4, s3: {endpoint: ''}}}",
+        "spec.distill.student.s3",
+        "is only for an s3:// uri; remove it",
+    ),
+    Bad(
+        "a Secret for a student on a claim",
+        "method: Distill, distill: {student: {uri: 'pvc://claim/b', secretRef: {name: a}}}",
+        "spec.distill.student.secretRef",
+        "is only for an hf:// or s3:// uri; remove it",
+    ),
+    Bad(
         "a student of no origin",
         "method: Distill, distill: {student: {}}",
         "spec.distill.student",

@@ -67,6 +67,21 @@ GOOD = (
         "method: Distill, distill: {student: {uri: 'hf://a/b'}}",
     ),
     Good(
+        "a student at a commit, with a token of its own",
+        "method: Distill, distill: {student: {uri: 'hf://a/b', revision: v2, "
+        "secretRef: {name: student}}}",
+    ),
+    Good(
+        "a student of another store",
+        "method: Distill, distill: {student: {uri: 's3://models/b', "
+        "s3: {endpoint: 'http://b:9000'}, secretRef: {name: student}}, checkpointSeconds: 60}",
+    ),
+    Good(
+        "a student of this machine",
+        "method: Distill, distill: {student: {uri: 'file://models/b'}}",
+        local_only=True,
+    ),
+    Good(
         "a student by layers",
         "method: Distill, distill: {student: {keepLayers: 8}}",
     ),

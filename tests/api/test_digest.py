@@ -95,6 +95,14 @@ def test_writing_out_every_default_changes_nothing(case: Good) -> None:
             {"method": "Distill", "distill": {"temperature": "2.000"}},
         ),
         (
+            {"method": "Distill", "distill": {"student": {"uri": "hf://a/b"}}},
+            {"method": "Distill", "distill": {"student": {"uri": "hf://a/b", "revision": "main"}}},
+        ),
+        (
+            {"method": "Distill"},
+            {"method": "Distill", "distill": {"checkpointSeconds": 10}},
+        ),
+        (
             {"gates": [{"metric": "Perplexity", "max": "0.10"}]},
             {"gates": [{"metric": "Perplexity", "max": "0.1"}]},
         ),
@@ -109,6 +117,8 @@ def test_writing_out_every_default_changes_nothing(case: Good) -> None:
         "a dataset's defaults",
         "a threshold in another spelling",
         "zeros behind a parameter",
+        "a student's default revision",
+        "how often checkpoints are left",
         "zeros behind a gate",
         "types in another order",
         "a slash behind the output",

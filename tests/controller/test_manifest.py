@@ -108,6 +108,26 @@ def test_a_secret_is_mounted_with_its_known_keys_and_none_must_be_there() -> Non
     assert mount["mountPath"] == "/var/run/kubequant/credentials/model"
 
 
+@pytest.mark.parametrize(
+    ("student", "mounts"),
+    [
+        pytest.param("uri: 'pvc://students/small'", {"/volumes/students"}, id="a claim"),
+        pytest.param(
+            "uri: 'hf://owner/small', secretRef: {name: my-token}",
+            {"/var/run/kubequant/credentials/student"},
+            id="a Secret",
+        ),
+    ],
+)
+def test_a_student_s_claim_and_secret_are_mounted_for_reading(
+    student: str, mounts: set[str]
+) -> None:
+    body = body_of(f"method: Distill, distill: {{student: {{{student}}}}}")
+    found = {one["mountPath"]: one.get("readOnly") for one in container_of(body)["volumeMounts"]}
+    assert dict.fromkeys(mounts, True).items() <= found.items()
+    assert "my-token" not in json.dumps(container_of(body)["env"])
+
+
 def test_a_claim_has_one_volume_and_is_read_only_unless_it_is_written() -> None:
     read_only = "model: {uri: 'pvc://models/a'}, calibration: {dataset: {uri: 'pvc://models/b'}}"
     (claim,) = [v for v in pod_of(body_of(read_only))["volumes"] if "persistentVolumeClaim" in v]

@@ -14,12 +14,15 @@ from kubequant.api.base import Model
 from kubequant.api.details import (
     BatchThroughput,
     BenchmarkDetail,
+    DistillationDetail,
     DivergenceDetail,
     Generation,
     ModuleSparsity,
     PerformanceDetail,
     PerplexityDetail,
     SparsityDetail,
+    TrainingPoint,
+    UntrainedStudent,
 )
 from kubequant.api.fields import ObjectName, RunDigest, Sentence
 from kubequant.api.outcome import ExitCode, FailureReason, Outcome, Stage
@@ -67,6 +70,7 @@ __all__ = [
     "BenchmarkDetail",
     "BenchmarkResult",
     "DatasetReport",
+    "DistillationDetail",
     "DivergenceDetail",
     "EarlierStep",
     "Environment",
@@ -94,9 +98,12 @@ __all__ = [
     "Stage",
     "StageTiming",
     "TerminationMessageError",
+    "TrainingPoint",
+    "UntrainedStudent",
     "Usage",
     "VariantReport",
     "artifact_uri",
+    "checkpoints_uri",
     "decode_termination",
     "encode_termination",
     "failed_uri",
@@ -151,6 +158,14 @@ def failed_uri(output_uri: str, name: str, digest: str) -> str:
     It stands beside the artifact's, never in it: a digest has no dot, so it can be no artifact's.
     """
     return f"{output_uri.rstrip('/')}/{name}/{digest}.failed/"
+
+
+def checkpoints_uri(output_uri: str, name: str, digest: str) -> str:
+    """Return the address of the folder for what a run may go on from, should its pod be killed.
+
+    Beside the artifact's, as `failed_uri`; it is empty once the artifact is published.
+    """
+    return f"{output_uri.rstrip('/')}/{name}/{digest}.checkpoints/"
 
 
 class ProgressMessage(Model):

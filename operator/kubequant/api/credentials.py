@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 SECRET_FIELDS = {
     "model": "spec.model.secretRef",
+    "student": "spec.distill.student.secretRef",
     "calibration": "spec.calibration.dataset.secretRef",
     "evaluation": "spec.evaluation.perplexity.dataset.secretRef",
     "tasks": "spec.evaluation.taskFiles.secretRef",
@@ -23,9 +24,10 @@ SECRET_FIELDS = {
 def secret_names(spec: QuantizationJobSpec) -> dict[str, str]:
     """Return the Secret of each role that has one; the roles are the keys of `SECRET_FIELDS`."""
     calibration, evaluation = spec.calibration.dataset, spec.evaluation.perplexity.dataset
-    tasks = spec.evaluation.task_files
+    tasks, student = spec.evaluation.task_files, spec.student_source()
     by_role = {
         "model": spec.model.secret_ref,
+        "student": student.secret_ref if student else None,
         "calibration": calibration.secret_ref if calibration else None,
         "evaluation": evaluation.secret_ref if evaluation else None,
         "tasks": tasks.secret_ref if tasks else None,

@@ -167,6 +167,67 @@ class SparsityDetail(Model):
     """The modules; of more than fit, those farthest from what was asked for."""
 
 
+class TrainingPoint(Model):
+    """One point of a training curve: means over the steps since the point before."""
+
+    step: Count
+    """The last of these steps."""
+    loss: MeasuredDecimal
+    """The loss: the weighted sum of the next two."""
+    divergence: MeasuredDecimal
+    """The divergence from the teacher at the temperature, times the temperature's square."""
+    hard_loss: MeasuredDecimal
+    """The negative log-likelihood of the text itself, in nats per token."""
+    learning_rate: MeasuredDecimal | None = None
+    """The learning rate of the last of these steps."""
+
+
+class UntrainedStudent(Model):
+    """The student before it learned, measured as the variant was."""
+
+    perplexity: MeasuredDecimal | None = None
+    """Perplexity over the evaluation text."""
+    perplexity_standard_error: MeasuredDecimal | None = None
+    """Its standard error."""
+    perplexity_increase_percent: MeasuredDecimal | None = None
+    """How much higher it is than the original's."""
+    mean_kl_divergence: MeasuredDecimal | None = None
+    """Mean divergence of its next-token distributions from the original's, in nats."""
+    top_token_agreement_percent: MeasuredDecimal | None = None
+    """How often both find the same token most likely."""
+    perplexity_reduction_percent: MeasuredDecimal | None = None
+    """How much lower the trained student's perplexity is."""
+    divergence_reduction_percent: MeasuredDecimal | None = None
+    """How much smaller the trained student's mean divergence is."""
+
+
+class DistillationDetail(Model):
+    """How a student learned from its teacher."""
+
+    kept_layers: Annotated[tuple[Count, ...], Field(max_length=1024)] = ()
+    """Which of the teacher's layers the student was made of; empty where it is another model."""
+    teacher_layers: Count = 0
+    """How many layers the teacher has; 0 where the student is another model."""
+    steps: Count
+    """How many optimizer steps were taken."""
+    sequences: Count = 0
+    """How many different sequences of text there were."""
+    sequence_length: Count = 0
+    """How many tokens each had."""
+    tokens: ByteCount = 0
+    """How many tokens were seen, those seen again counted again."""
+    sequences_at_once: Count = 0
+    """How many sequences went through the models together; the rest of a step was accumulated."""
+    precision: ShortText = ""
+    """The type that products were computed in."""
+    resumed_at: Annotated[tuple[Count, ...], Field(max_length=64)] = ()
+    """The steps at which an attempt went on from an earlier one's checkpoint."""
+    points: Annotated[tuple[TrainingPoint, ...], Field(max_length=256)] = ()
+    """The training curve."""
+    untrained: UntrainedStudent | None = None
+    """The student before it learned; absent where perplexity was not measured."""
+
+
 class Generation(Model):
     """One prompt, continued greedily by the original and by the variant."""
 

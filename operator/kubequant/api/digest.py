@@ -5,8 +5,9 @@ parameters, the goal of Auto, the device, calibration, evaluation, gates, onGate
 Defaults are written out, decimals have their shortest form, and lists whose order means nothing
 (types, ignore, skip, gates) are sorted.
 
-Out: pod, memory, suspend, backoffLimit, deadlines and TTL, which change how a run goes and not what
-comes out; and secretRefs and regions, since a rotated or renamed Secret opens the same bytes.
+Out: pod, memory, suspend, backoffLimit, deadlines, TTL and how often checkpoints are left, which
+change how a run goes and not what comes out; and secretRefs and regions, since a rotated or renamed
+Secret opens the same bytes.
 
 What is hashed is part of the API: another text for an old spec renames its artifact and starts
 every job again when an operator is upgraded. A field that is new, and at its default, must
@@ -27,6 +28,7 @@ from kubequant.api.spec import Method, QuantizationJobSpec
 if TYPE_CHECKING:
     from kubequant.api.data import Dataset, ModelSource, Output, TaskFiles
     from kubequant.api.evaluation import Evaluation, Gate
+    from kubequant.api.student import Student
 
 _DECIMAL: Final = re.compile(DECIMAL)
 
@@ -111,11 +113,29 @@ def _dataset(dataset: Dataset | None) -> dict[str, Any] | None:
 
 def _parameters(spec: QuantizationJobSpec) -> dict[str, Any]:
     written = spec.parameters().to_json()
+    # How often a checkpoint is left changes how a run goes, as deadlines do.
+    written.pop("checkpointSeconds", None)
+    student = spec.distill.student if spec.distill else None
+    if student is not None:
+        written["student"] = _student(student)
     for name, value in written.items():
         if isinstance(value, str) and _DECIMAL.fullmatch(value):
             written[name] = plain_decimal(value)
         elif name in {"types", "ignore"}:
             written[name] = sorted(value)
+    return written
+
+
+def _student(student: Student) -> dict[str, Any]:
+    source = student.source()
+    if source is None:
+        return {"keepLayers": student.keep_layers}
+    written = {"uri": source.uri.rstrip("/")}
+    # The first form of this member had an address alone.
+    if source.effective_revision not in {None, "main"}:
+        written["revision"] = str(source.effective_revision)
+    if source.s3 is not None and source.s3.endpoint:
+        written["endpoint"] = source.s3.endpoint
     return written
 
 

@@ -78,7 +78,7 @@ class Calibration(Model):
     dataset: Dataset | None = None
     """The text to calibrate with; where absent, text that comes with kubequant."""
     samples: Annotated[StrictInt, Field(ge=1, le=65_536)] = 128
-    """How many sequences to take."""
+    """How many sequences to take; method Distill reads all of the text."""
     sequence_length: SequenceLength = 2048
     """How many tokens a sequence has, as far as the model's context allows."""
     seed: Seed = 0

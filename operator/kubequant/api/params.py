@@ -12,7 +12,8 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from kubequant.api.base import Model, Pattern, Rule
-from kubequant.api.fields import DECIMAL, DecimalText, Fraction, ModelURI, OpenFraction, between
+from kubequant.api.fields import DECIMAL, DecimalText, Fraction, OpenFraction, between
+from kubequant.api.student import Student
 
 ModulePattern = Annotated[
     StrictStr,
@@ -325,38 +326,24 @@ class PruneParameters(MethodParameters):
     )
 
 
-class Student(Model):
-    """The smaller model that learns: a model of its own, or the teacher with fewer layers."""
-
-    uri: ModelURI | None = None
-    """Where a ready student is, in the forms of model.uri."""
-    keep_layers: Annotated[StrictInt, Field(ge=1, le=1024)] | None = None
-    """How many of the teacher's layers the student keeps, spread evenly."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            message="must have exactly one of uri and keepLayers",
-            holds=lambda s: (s.uri is None) != (s.keep_layers is None),
-            cel="has(self.uri) != has(self.keepLayers)",
-        ),
-    )
-
-
 class DistillParameters(MethodParameters):
     """Parameters of method Distill."""
 
     student: Student | None = None
-    """The model that learns; where absent, the teacher with every second layer."""
-    temperature: Annotated[DecimalText, between("0.01", "100")] = "2.0"
-    """How far the teacher's distribution is softened."""
+    """The model that learns; where absent, the teacher with half of its layers."""
+    temperature: Annotated[DecimalText, between("0.1", "100")] = "2.0"
+    """By how much both models' logits are divided before they are compared."""
     hard_label_weight: Fraction = "0.1"
     """The share of the loss that comes from the text itself instead of the teacher."""
     steps: Annotated[StrictInt, Field(ge=1, le=10_000_000)] = 1000
     """How many optimizer steps to train."""
     learning_rate: OpenFraction = "0.0001"
-    """The optimizer's learning rate."""
+    """The highest learning rate: it rises to it, then falls along a cosine to a tenth."""
     batch_size: Annotated[StrictInt, Field(ge=1, le=4096)] = 8
-    """How many sequences one step sees."""
+    """How many sequences one step sees; what does not fit at once is accumulated."""
+    checkpoint_seconds: Annotated[StrictInt, Field(ge=1, le=86_400)] = 300
+    """How often a checkpoint is left beside the output, from which a killed pod's successor goes
+    on. It changes nothing of what comes out."""
 
 
 class TensorRTParameters(MethodParameters):

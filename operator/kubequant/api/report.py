@@ -13,6 +13,7 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from kubequant.api.base import Model
 from kubequant.api.details import (
     BenchmarkDetail,
+    DistillationDetail,
     DivergenceDetail,
     Generation,
     PerformanceDetail,
@@ -29,6 +30,7 @@ from kubequant.api.fields import (
     ShortText,
 )
 from kubequant.api.outcome import ExitCode, Outcome, Stage
+from kubequant.api.params import DistillParameters, MethodParameters
 from kubequant.api.pod import Pod
 from kubequant.api.spec import MEMBERS, Method, QuantizationJobSpec
 from kubequant.api.status import (
@@ -115,6 +117,8 @@ class VariantReport(Variant):
 
     sparsity_detail: SparsityDetail | None = None
     """What is zero in a pruned model."""
+    distillation_detail: DistillationDetail | None = None
+    """How a student learned, and what it was worth before."""
     perplexity_detail: PerplexityDetail | None = None
     """How the perplexity was measured."""
     perplexity_increase_standard_error: MeasuredDecimal | None = None
@@ -319,6 +323,8 @@ class RunReport(Model):
     """What a reader should know before trusting the numbers."""
     source: SourceReport | None = None
     """The model as it was fetched."""
+    student: SourceReport | None = None
+    """The student of method Distill as it was fetched, where the spec names one."""
     datasets: Annotated[tuple[DatasetReport, ...], Field(max_length=8)] = ()
     """The texts that were used."""
     settings: QuantizationJobSpec | None = None
@@ -342,7 +348,7 @@ def settings_of(spec: QuantizationJobSpec) -> QuantizationJobSpec:
 
     Defaults are written out; pod and the names of Secrets are left out.
     """
-    members = {} if spec.method is Method.AUTO else {MEMBERS[spec.method][0]: spec.parameters()}
+    members = {} if spec.method is Method.AUTO else {MEMBERS[spec.method][0]: _public(spec)}
     calibration, perplexity = spec.calibration, spec.evaluation.perplexity
     bare = {"secret_ref": None}
     if calibration.dataset is not None:
@@ -371,3 +377,12 @@ def settings_of(spec: QuantizationJobSpec) -> QuantizationJobSpec:
             "pod": Pod(),
         }
     )
+
+
+def _public(spec: QuantizationJobSpec) -> MethodParameters:
+    """Return the method's parameters, without the name of the student's Secret."""
+    parameters = spec.parameters()
+    if not isinstance(parameters, DistillParameters) or parameters.student is None:
+        return parameters
+    student = parameters.student.model_copy(update={"secret_ref": None})
+    return parameters.model_copy(update={"student": student})

@@ -117,6 +117,7 @@ def _not_local(field: str, guard: str, uri: str) -> Rule:
     def holds(spec: QuantizationJobSpec) -> bool:
         place = {
             "model.uri": spec.model,
+            "distill.student.uri": spec.student_source(),
             "calibration.dataset.uri": spec.calibration.dataset,
             "evaluation.perplexity.dataset.uri": spec.evaluation.perplexity.dataset,
             "evaluation.taskFiles.uri": spec.evaluation.task_files,
@@ -251,6 +252,12 @@ class QuantizationJobSpec(Model):
     rules: ClassVar[tuple[Rule, ...]] = (
         _not_local("model.uri", "", "model.uri"),
         _not_local(
+            "distill.student.uri",
+            "!has(self.distill) || !has(self.distill.student) "
+            "|| !has(self.distill.student.uri) || ",
+            "distill.student.uri",
+        ),
+        _not_local(
             "calibration.dataset.uri", f"!({_HAS_CALIBRATION_TEXT}) || ", "calibration.dataset.uri"
         ),
         _not_local(
@@ -348,6 +355,11 @@ class QuantizationJobSpec(Model):
         on_cpu = self.effective_device() is Device.CPU
         effective: MethodParameters = written.effective(on_cpu=on_cpu)
         return effective
+
+    def student_source(self) -> ModelSource | None:
+        """Return where a ready student of method Distill is, None where none is named."""
+        student = self.distill.student if self.distill else None
+        return student.source() if student else None
 
     def effective_device(self) -> Device:
         """Return the device as written, or what the engine, the method or the goal needs."""

@@ -75,7 +75,7 @@ def _short_failure(report: _Json) -> None:
 _CUTS: Final[tuple[tuple[str, Callable[[_Json], None]], ...]] = (
     ("variants.generations", _variants_without("generations")),
     ("files", _without("files")),
-    ("source", _without("source")),
+    ("source", _without("source", "student")),
     ("variants.files", _variants_without("files")),
     ("settings", _without("settings")),
     ("environment", _without("environment")),
@@ -86,7 +86,7 @@ _CUTS: Final[tuple[tuple[str, Callable[[_Json], None]], ...]] = (
         "variants.details",
         _variants_without(
             *("perplexityDetail", "divergenceDetail", "performanceDetail", "benchmarkDetails"),
-            *("expected", "embeddingBytes", "sparsityDetail"),
+            *("expected", "embeddingBytes", "sparsityDetail", "distillationDetail"),
         ),
     ),
     (

@@ -76,12 +76,13 @@ def volumes_and_mounts(
 
 def claims_read(spec: QuantizationJobSpec) -> set[str]:
     """Return the claims that models and texts are read from."""
-    datasets = (
+    others = (
+        spec.student_source(),
         spec.calibration.dataset,
         spec.evaluation.perplexity.dataset,
         spec.evaluation.task_files,
     )
-    uris = [spec.model.uri, *(dataset.uri for dataset in datasets if dataset)]
+    uris = [spec.model.uri, *(other.uri for other in others if other)]
     return {claim for uri in uris if (claim := _claim(uri))}
 
 
