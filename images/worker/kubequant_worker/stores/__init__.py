@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubequant.api.contract import artifact_uri, failed_uri
+from kubequant.api.contract import artifact_uri, checkpoints_uri, failed_uri
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.stores.backend import Backend, Probe
+from kubequant_worker.stores.checkpoints import Checkpoints
 from kubequant_worker.stores.claim import Timing
 from kubequant_worker.stores.publication import AlreadyPublishedError, Publication, Published
 from kubequant_worker.stores.shelf import Shelf
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlreadyPublishedError",
+    "Checkpoints",
     "Place",
     "Probe",
     "Publication",
@@ -33,6 +35,7 @@ __all__ = [
     "Store",
     "Timing",
     "open_artifact",
+    "open_checkpoints",
     "open_failed",
     "open_shelf",
     "open_store",
@@ -78,6 +81,12 @@ def open_failed(place: Place, *, name: str, digest: str) -> Store:
     It stands beside the artifact, so that the artifact's prefix stays one that does not exist.
     """
     return open_artifact(replace(place, uri=failed_uri(place.uri, name, digest).rstrip("/")))
+
+
+def open_checkpoints(place: Place, *, name: str, digest: str) -> Checkpoints:
+    """Return what a run may go on from, beside its artifact's place; touches nothing yet."""
+    beside = replace(place, uri=checkpoints_uri(place.uri, name, digest).rstrip("/"))
+    return Checkpoints(lambda: _backend(beside))
 
 
 def open_artifact(place: Place, *, timing: Timing | None = None) -> Store:

@@ -139,5 +139,11 @@ class Backend(Protocol):
     def sweep(self) -> None:
         """Discard whatever anybody has staged below the prefix, where the store can list it."""
 
+    def vanish(self) -> None:
+        """Remove the prefix itself where it is empty and the store has folders.
+
+        Only where nobody else works below it.
+        """
+
     def close(self) -> None:
         """Let go of threads and connections."""

@@ -187,6 +187,14 @@ class FolderBackend:
             for path in (self._root / STAGING).glob("*"):
                 path.unlink(missing_ok=True)
 
+    def vanish(self) -> None:
+        """Remove the folder where it is empty but for what is ours."""
+        with suppress(OSError):
+            (self._root / LOCK).unlink(missing_ok=True)
+            (self._root / STAGING).rmdir()
+        with suppress(OSError):
+            self._root.rmdir()
+
     def close(self) -> None:
         """Nothing is held open."""
 
