@@ -46,6 +46,7 @@ __all__ = [
     "RemoteFile",
     "fetch_dataset",
     "fetch_model",
+    "fetch_small_files",
     "fetch_task_files",
     "inspect_model",
 ]
@@ -61,22 +62,28 @@ DATASET_FIELDS = {
     "calibration": "spec.calibration.dataset",
     "evaluation": "spec.evaluation.perplexity.dataset",
 }
+# role of the credentials -> where the spec names its model
+MODEL_FIELDS = {"model": "spec.model", "student": "spec.distill.student"}
 DEFAULT_VOLUMES = Path("/volumes")
 
 
 def inspect_model(
-    model: ModelSource, *, credentials: Path, volumes: Path = DEFAULT_VOLUMES
+    model: ModelSource,
+    *,
+    credentials: Path,
+    volumes: Path = DEFAULT_VOLUMES,
+    role: str = "model",
 ) -> ModelListing:
     """Look at a model before any gigabyte moves.
 
     Its commit, and the files that `fetch_model` will take.
 
-    `credentials` is the folder with one folder per role; `model/` is read. Raises AccessError where
-    the model is not there or not for these credentials, BadRequestError where its files are not to
-    be opened, UnavailableError for the world's trouble.
+    `credentials` is the folder with one folder per role, of which that of `role` is read (one of
+    `MODEL_FIELDS`). Raises AccessError where the model is not there or not for these credentials,
+    BadRequestError where its files are not to be opened, UnavailableError for the world's trouble.
     """
-    _, whole = _listed(model, credentials, volumes)
-    listing = Listing(whole.revision, model_files(whole.files, model))
+    _, whole = _listed(model, credentials, volumes, role)
+    listing = Listing(whole.revision, model_files(whole.files, model, MODEL_FIELDS[role]))
     return ModelListing(
         uri=model.uri,
         revision=listing.revision,
@@ -86,6 +93,26 @@ def inspect_model(
     )
 
 
+def fetch_small_files(
+    model: ModelSource,
+    *,
+    into: Path,
+    credentials: Path,
+    volumes: Path = DEFAULT_VOLUMES,
+    role: str = "model",
+) -> None:
+    """Bring configuration and tokenizer alone into the folder `into`, and check them.
+
+    What `fetch_model` does first; for a look before the weights move. Raises as it does.
+    """
+    source, whole = _listed(model, credentials, volumes, role)
+    listing = Listing(whole.revision, model_files(whole.files, model, MODEL_FIELDS[role]))
+    into.mkdir(parents=True, exist_ok=True)
+    small = [file for file in listing.files if is_small(file.path)]
+    list(source.fetch(small, listing, into, _ignore))
+    check_small_files(into, model, MODEL_FIELDS[role])
+
+
 def fetch_model(
     model: ModelSource,
     *,
@@ -93,6 +120,7 @@ def fetch_model(
     credentials: Path,
     volumes: Path = DEFAULT_VOLUMES,
     progress: StageProgress | None = None,
+    role: str = "model",
 ) -> FetchedModel:
     """Bring a model into the folder `into`, check that it is safe to open, and digest every file.
 
@@ -102,8 +130,9 @@ def fetch_model(
     files. Raises as `inspect_model` does, and UnavailableError (DiskFull) where `into` is too
     small.
     """
-    source, whole = _listed(model, credentials, volumes)
-    listing = Listing(whole.revision, model_files(whole.files, model))
+    field = MODEL_FIELDS[role]
+    source, whole = _listed(model, credentials, volumes, role)
+    listing = Listing(whole.revision, model_files(whole.files, model, field))
     if progress is not None:
         progress.set_total(sum(file.size_bytes for file in listing.files))
     into.mkdir(parents=True, exist_ok=True)
@@ -111,10 +140,10 @@ def fetch_model(
     large = [file for file in listing.files if not is_small(file.path)]
     on_bytes = progress.advance if progress is not None else _ignore
     digests = list(source.fetch(small, listing, into, on_bytes))
-    check_small_files(into, model)
+    check_small_files(into, model, field)
     card = _fetch_card(source, whole, into)
     digests += source.fetch(large, listing, into, on_bytes)
-    check_model(into, listing.files, model)
+    check_model(into, listing.files, model, field)
     return FetchedModel(
         folder=into,
         uri=model.uri,
@@ -203,14 +232,16 @@ def fetch_task_files(
     )
 
 
-def _listed(model: ModelSource, credentials: Path, volumes: Path) -> tuple[Source, Listing]:
+def _listed(
+    model: ModelSource, credentials: Path, volumes: Path, role: str
+) -> tuple[Source, Listing]:
     origin = Origin(
         uri=model.uri,
         revision=(model.revision or "main") if model.uri.startswith("hf://") else None,
         s3=model.s3,
-        credentials=credentials / "model",
+        credentials=credentials / role,
         volumes=volumes,
-        field="spec.model",
+        field=MODEL_FIELDS[role],
         kind="model",
     )
     source = _open(origin)

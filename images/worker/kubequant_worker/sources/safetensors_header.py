@@ -54,6 +54,19 @@ def tensor_offset(path: Path, span: TensorSpan) -> int:
 
 def read_header(path: Path) -> tuple[TensorSpan, ...]:
     """Return the tensors of a safetensors file in the order of their bytes; raises HeaderError."""
+    text = _header(path)
+    header, _ = _parse(text)
+    return _spans(header, path.stat().st_size - LENGTH_BYTES - len(text))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the texts that a safetensors file carries beside its tensors; raises HeaderError."""
+    _, metadata = _parse(_header(path))
+    return metadata
+
+
+def _header(path: Path) -> bytes:
+    """Return the header's text; raises HeaderError where its length cannot be true."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(LENGTH_BYTES)
@@ -67,11 +80,11 @@ def read_header(path: Path) -> tuple[TensorSpan, ...]:
             )
         if length > LARGEST_HEADER_BYTES:
             raise HeaderError(f"its header claims {length} bytes, more than the format allows")
-        text = file.read(length)
-    return _spans(_parse(text), size - LENGTH_BYTES - length)
+        return file.read(length)
 
 
-def _parse(text: bytes) -> dict[str, Any]:
+def _parse(text: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the entries of the tensors, unchecked, and the metadata."""
     try:
         parsed = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
@@ -83,7 +96,7 @@ def _parse(text: bytes) -> dict[str, Any]:
     metadata = parsed.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise HeaderError("its __metadata__ is not a table of texts")
-    return parsed
+    return parsed, metadata
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

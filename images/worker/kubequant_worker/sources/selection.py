@@ -40,8 +40,10 @@ def is_small(path: str) -> bool:
     return not is_weights(path)
 
 
-def model_files(listed: Iterable[RemoteFile], model: ModelSource) -> tuple[RemoteFile, ...]:
-    """Return the files of a model to take.
+def model_files(
+    listed: Iterable[RemoteFile], model: ModelSource, field: str = "spec.model"
+) -> tuple[RemoteFile, ...]:
+    """Return the files of a model to take; `field` is what an error's sentence names.
 
     Safetensors, tokenizer and configuration, at the top level.
 
@@ -51,27 +53,27 @@ def model_files(listed: Iterable[RemoteFile], model: ModelSource) -> tuple[Remot
     """
     files = sorted(_inside(listed), key=lambda file: file.path)
     top = [file for file in files if "/" not in file.path and not file.path.startswith(".")]
-    weights = _weights([file for file in top if is_weights(file.path)], model)
+    weights = _weights([file for file in top if is_weights(file.path)], model, field)
     taken = [file for file in top if PurePosixPath(file.path).suffix in CONFIGURATION]
     if model.trust_remote_code:
         taken += [file for file in files if file.path.endswith(".py")]
     if not any(file.path == "config.json" for file in taken):
         raise BadRequestError(
-            f"spec.model.uri: {model.uri} has no config.json, so nobody can tell its architecture.",
+            f"{field}.uri: {model.uri} has no config.json, so nobody can tell its architecture.",
             reason=FailureReason.UNSUPPORTED_MODEL,
             advice="Name the folder that holds config.json beside the weights.",
         )
     for file in taken:
         if file.size_bytes > LARGEST_CONFIGURATION_BYTES:
             raise BadRequestError(
-                f"spec.model.uri: {file.path} has {file.size_bytes} bytes, "
+                f"{field}.uri: {file.path} has {file.size_bytes} bytes, "
                 "more than any tokenizer or configuration has.",
                 reason=FailureReason.UNSAFE_MODEL,
             )
     return tuple(sorted((*taken, *weights), key=lambda file: file.path))
 
 
-def _weights(weights: list[RemoteFile], model: ModelSource) -> list[RemoteFile]:
+def _weights(weights: list[RemoteFile], model: ModelSource, field: str) -> list[RemoteFile]:
     safe = [file for file in weights if not _is_pickle(file.path)]
     # Some repositories hold the same weights twice, once under the name of another program.
     usual = [file for file in safe if not file.path.startswith("consolidated")]
@@ -80,17 +82,19 @@ def _weights(weights: list[RemoteFile], model: ModelSource) -> list[RemoteFile]:
     pickled = [file for file in weights if not _is_training_state(file.path)]
     if not pickled:
         raise BadRequestError(
-            f"spec.model.uri: {model.uri} holds no weights (*.safetensors).",
+            f"{field}.uri: {model.uri} holds no weights (*.safetensors).",
             reason=FailureReason.UNSUPPORTED_MODEL,
             advice="Name the folder that holds the weights; folders below it are not searched.",
         )
     if not model.allow_pickle:
         raise BadRequestError(
-            f"spec.model.uri: {model.uri} holds its weights only as pickle ({pickled[0].path}), "
+            f"{field}.uri: {model.uri} holds its weights only as pickle ({pickled[0].path}), "
             "and opening a pickle can run any code.",
             reason=FailureReason.UNSAFE_MODEL,
             advice="Convert it to safetensors, or set spec.model.allowPickle: true "
-            "if you trust whoever made it.",
+            "if you trust whoever made it."
+            if field == "spec.model"
+            else "Convert it to safetensors.",
         )
     return pickled
 
