@@ -48,6 +48,17 @@ def test_speed_and_memory_stand_beside_the_size() -> None:
     assert "60.5 │  1.50\N{MULTIPLICATION SIGN} │ 32.0 MiB" in text
 
 
+def test_a_student_stands_below_what_it_was_before_it_learned() -> None:
+    untrained = {"perplexity": "312.4", "perplexityReductionPercent": "91.3"}
+    learned = {"steps": 300, "tokens": 307_200, "untrained": untrained}
+    variant = {"name": "Distill", "perplexity": "27.2", "distillationDetail": learned}
+    text = shown(measured(variants=[variant]))
+
+    lines = [line.split("│")[1].strip() for line in text.splitlines() if "│" in line]
+    assert lines[:3] == ["original", "untrained", "Distill"]
+    assert "312.40 untrained, 27.20 trained (91.3 % lower)" in text
+
+
 def test_what_was_not_timed_has_no_column() -> None:
     text = shown(measured(original={"sizeBytes": 2**23}, variants=[{"name": "Q8_0"}]))
 

@@ -49,6 +49,36 @@ SPARSITY = {
         for name in ("up", "down")
     ],
 }
+DISTILLATION = {
+    "keptLayers": [0, 10, 21, 31],
+    "teacherLayers": 32,
+    "steps": 2000,
+    "sequences": 4096,
+    "sequenceLength": 2048,
+    "tokens": 32_768_000,
+    "sequencesAtOnce": 1,
+    "precision": "bfloat16",
+    "resumedAt": [1200],
+    "points": [
+        {
+            "step": 10 * step,
+            "loss": f"{1 + 20 / step:.3f}",
+            "divergence": f"{0.8 + 20 / step:.3f}",
+            "hardLoss": f"{2.8 + 20 / step:.3f}",
+            "learningRate": f"{step / 2_000_000:.9f}",
+        }
+        for step in range(1, 201)
+    ],
+    "untrained": {
+        "perplexity": "312.4",
+        "perplexityStandardError": "9.1",
+        "perplexityIncreasePercent": "4906.4",
+        "meanKLDivergence": "3.912",
+        "topTokenAgreementPercent": "12.1",
+        "perplexityReductionPercent": "97.97",
+        "divergenceReductionPercent": "99.23",
+    },
+}
 TEXT = " a fishing boat came home without its crew. The harbour master wrote nothing down."
 
 
@@ -133,6 +163,7 @@ def _variant(method: Method, name: str, numbers: tuple[Any, ...], paths: list[st
             for n, path in enumerate(paths)
         ],
         **({"sparsityDetail": SPARSITY} if method is Method.PRUNE else {}),
+        **({"distillationDetail": DISTILLATION} if method is Method.DISTILL else {}),
         "notes": ["blk.0.attn_k.weight fell back to Q5_0: its rows are 192 long"],
     }
 

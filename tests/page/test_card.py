@@ -146,3 +146,13 @@ def test_the_steps_that_made_the_source_are_told() -> None:
     assert (
         "- Before, by its own provenance: Prune (50 % zeros) of hf://o/first, run b916b3ae" in card
     )
+
+
+def test_a_student_s_card_says_by_how_much_it_learned_and_names_both_models() -> None:
+    student = {"uri": "hf://owner/small", "revision": "0e9e39f2"}
+    card = model_card(whole_report(Method.DISTILL, student=student)).decode()
+    head = yaml.safe_load(card.split("---")[1])
+
+    assert "- Distill: 2,000 steps, 32,768,000 tokens; loss 21.00 → 1.10; perplexity" in card
+    assert "- Student before it learned: `hf://owner/small` at commit `0e9e39f2`" in card
+    assert head["base_model"] == ["meta-llama/Llama-3.1-8B-Instruct", "owner/small"]

@@ -186,6 +186,22 @@ def test_what_was_not_measured_is_said_and_takes_no_column() -> None:
     ]
 
 
+def test_a_student_is_shown_with_its_training_and_what_it_was_before() -> None:
+    document = page(whole_report(Method.DISTILL))
+    main = document.text("main")[0]
+    drawn = [one["aria-label"].partition(".")[0] for one in document.all("svg")]
+
+    assert "How it learned" in main
+    assert {"Loss, nats a token", "Learning rate"} <= set(drawn)
+    assert "untrained 312.40 ± 9.10" in main
+    assert "perplexity 312.40 untrained, 6.33 trained (98.0 % lower)" in main
+    assert "divergence from the teacher 3.91 → 0.0301 nats (99.2 % smaller)" in main
+
+
+def test_a_method_that_trains_nothing_has_no_word_of_training() -> None:
+    assert "How it learned" not in page(whole_report(Method.GPTQ)).text("main")[0]
+
+
 def test_a_page_of_nothing_says_so() -> None:
     main = page(BARE).text("main")[0]
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from tests.page.hostile import TEXTS
 
-from kubequant_worker.page.plots import Bar, Point, bars, dots, scatter
+from kubequant_worker.page.plots import Bar, Line, Point, bars, dots, lines, scatter
 
 ROWS = (
     Bar("original", 22.5, "22.50", 0.9, is_original=True),
@@ -19,6 +19,9 @@ DRAWN = {
     "bars": bars("Size", ROWS),
     "dots": dots("Perplexity", ROWS, zero=False),
     "change": dots("Change", ROWS, zero=True),
+    "lines": lines(
+        "Loss", [Line("loss", [1, 2, 3], [9, 2, 1]), Line("hard", [1, 2, 3], [4, 3, 3])], x="step"
+    ),
     "scatter": scatter(
         "Size", [Point("A", 1, 2, is_optimal=True), Point("B", 2, 3, is_optimal=False)],
         x="size", y="loss", description="two",
@@ -44,14 +47,23 @@ def test_a_plot_names_itself(svg: str) -> None:
     root = ET.fromstring(svg)
 
     assert root.get("role") == "img"
-    assert root.get("aria-label", "").startswith(("Size. ", "Perplexity. ", "Change. "))
+    assert root.get("aria-label", "").startswith(("Size. ", "Perplexity. ", "Change. ", "Loss. "))
     assert root[0].tag.endswith("title")
     assert root[1].tag.endswith("desc")
+
+
+def test_a_line_that_begins_far_above_the_others_does_not_flatten_them() -> None:
+    y = [1000.0, *(2.0 for _ in range(60))]
+    ticks = [float(one) for one in texts(lines("Loss", [Line("loss", range(61), y)], x="step"))
+             if one.replace(".", "").isdigit() and float(one) != 0]  # fmt: skip
+
+    assert 0 < min(ticks) <= 1
 
 
 def test_labels_and_numbers_are_text() -> None:
     assert {"original", "Q4_K_M", "Q2_K", "22.50", "24.20"} <= set(texts(DRAWN["bars"]))
     assert {"A", "B", "size", "loss"} <= set(texts(DRAWN["scatter"]))
+    assert {"loss", "hard", "step"} <= set(texts(DRAWN["lines"]))
 
 
 @pytest.mark.parametrize("name", [*TEXTS, "$", "\\", "x" * 63, "\ud800"])

@@ -12,6 +12,7 @@ from kubequant.api.fields import quantity_bytes
 from kubequant.api.gating import shown
 from kubequant.api.params import GGUFType
 from kubequant.api.spec import Device, Method
+from kubequant_worker.advice_distill import distilled
 from kubequant_worker.expectations import expectation, is_surely_worse, rise_text, usual
 from kubequant_worker.ladder import NEXT_TYPE
 
@@ -88,6 +89,7 @@ def recommendations(report: RunReport) -> tuple[str, ...]:
         *_which(report),
         *_quality(report),
         *_pruned(report),
+        *distilled(report),
         *_gates(report),
         *_speed(report),
         *_fit(report),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kubequant_worker import readable
 from kubequant_worker.card_metadata import card_metadata
-from kubequant_worker.page import tables
+from kubequant_worker.page import method_tables, tables
 from kubequant_worker.page.gates import gates_table
 from kubequant_worker.page.view import earlier, notes, performance_facts, shortfalls
 from kubequant_worker.serving import commands, served_variant
@@ -94,7 +94,10 @@ def _quality(report: RunReport) -> Iterable[str]:
     yield from _markdown(tables.expectation_table(report))
     if short := shortfalls(report):
         yield _list(short)
-    yield from _markdown(tables.sparsity_table(report))
+    yield from _markdown(method_tables.sparsity_table(report))
+    if learned := method_tables.trainings(report):
+        yield "How it learned:"
+        yield _list(learned)
     yield from _markdown(tables.benchmarks_table(report))
     yield from _markdown(gates_table(report))
 
@@ -127,6 +130,9 @@ def _origin(report: RunReport) -> str:
         count = len(report.source.files)
         lines.append(f"Source: {_code(report.source.uri)}{revision}, {count} files")
         lines += [f"Before, by its own provenance: {_text(one)}" for one in earlier(report)]
+    if report.student:
+        told = f" at commit {_code(report.student.revision)}" if report.student.revision else ""
+        lines.append(f"Student before it learned: {_code(report.student.uri)}{told}")
     for dataset in report.datasets:
         digest = f", SHA-256 `{dataset.sha256}`" if dataset.sha256 else ""
         lines.append(

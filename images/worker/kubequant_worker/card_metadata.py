@@ -49,7 +49,9 @@ def card_metadata(report: RunReport) -> ModelCardData:
         "datasets": _calibration_datasets(report) or None,
     }
     if source and source.uri.startswith(HUB_SCHEME):
-        known["base_model"] = source.uri.removeprefix(HUB_SCHEME)
+        bases = [source.uri, *([report.student.uri] if report.student else [])]
+        names = [uri.removeprefix(HUB_SCHEME) for uri in bases if uri.startswith(HUB_SCHEME)]
+        known["base_model"] = names if len(names) > 1 else names[0]
         known["base_model_relation"] = (
             "finetune" if _method(report) in _NOT_QUANTIZED else "quantized"
         )

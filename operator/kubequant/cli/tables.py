@@ -15,12 +15,13 @@ from kubequant.api.contract import Outcome
 from kubequant_worker import readable
 from kubequant_worker.page import tables as shared
 from kubequant_worker.page.gates import gates_table
+from kubequant_worker.page.method_tables import trainings
 from kubequant_worker.page.view import shortfalls
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kubequant.api.contract import OriginalReport, RunReport, VariantReport
+    from kubequant.api.contract import OriginalReport, RunReport, UntrainedStudent, VariantReport
     from kubequant_worker.comparison import Comparison
 
 
@@ -34,6 +35,8 @@ def print_report(report: RunReport, console: Console) -> None:
     ):
         if table:
             console.print(_table(table))
+    for sentence in trainings(report):
+        _say(console, f"trained: {escape(sentence)}")
     for note in (*report.warnings, *shortfalls(report)):
         _say(console, f"[yellow]note:[/] {escape(note)}")
     if report.failure is not None:
@@ -95,21 +98,24 @@ def _numbers(report: RunReport) -> Table:
     if original is not None:
         before = (readable.size(original.size_bytes), "", readable.decimal(original.perplexity))
         rows.append(("original", *before, "", "", ""))
-    rows += [
-        (
-            _name(report, one),
-            readable.size(one.size_bytes),
-            readable.percent(one.size_reduction_percent),
-            readable.decimal(one.perplexity),
-            readable.percent(one.perplexity_increase_percent, 2, sign=True),
-            readable.divergence(one.mean_kl_divergence),
-            readable.percent(one.top_token_agreement_percent),
-        )
-        for one in report.variants
-    ]
+    for one in report.variants:
+        sizes = (readable.size(one.size_bytes), readable.percent(one.size_reduction_percent))
+        detail = one.distillation_detail
+        if detail is not None and detail.untrained is not None:
+            rows.append((shared.UNTRAINED, *sizes, *_losses(detail.untrained)))
+        rows.append((_name(report, one), *sizes, *_losses(one)))
     head = ("variant", "size", "smaller", "perplexity", "change", "mean KL", "same token")
     title = f"{report.name}: {shared.method_name(report)}"
     return _before_and_after(report, shared.table(title, head, rows, words=1))
+
+
+def _losses(one: VariantReport | UntrainedStudent) -> tuple[str, str, str, str]:
+    return (
+        readable.decimal(one.perplexity),
+        readable.percent(one.perplexity_increase_percent, 2, sign=True),
+        readable.divergence(one.mean_kl_divergence),
+        readable.percent(one.top_token_agreement_percent),
+    )
 
 
 def _speeds(report: RunReport) -> Table:

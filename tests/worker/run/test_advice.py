@@ -47,10 +47,94 @@ class Case:
 
 BUNDLED = {"role": "calibration", "bundled": True, "tokens": 4096}
 GATE = {"gate": 0, "variant": "GPTQ", "metric": "PerplexityIncreasePercent", "max": "2.0"}
+
+
+def learned(won: str, *losses: float, **more: Any) -> dict[str, Any]:
+    """Return a student whose loss was this in each quarter of the steps."""
+    points = [
+        {"step": n + 1, "loss": f"{losses[n // 4]}", "divergence": "1", "hardLoss": "1"}
+        for n in range(4 * len(losses))
+    ]
+    return {
+        "bitsPerWeight": None,
+        "sizeReductionPercent": "37.5",
+        "distillationDetail": {
+            "steps": 400,
+            "points": points,
+            "untrained": {"perplexityReductionPercent": won},
+        },
+        **more,
+    }
+
+
+QUANTIZE = "Distill has weights of 16 bits: quantize it, with this artifact as spec.model.uri."
 ZEROS = {"askedPercent": "50", "percent": "50"}
 
 CASES = [
     Case("nothing measured, nothing to say", [{"name": "Q4_K_M", "sizeBytes": 100}], []),
+    Case(
+        "a student that learned all it could, and is near: to be quantized",
+        [learned("91.2", 8, 4, 3, 2.99, **rise("12"))],
+        [QUANTIZE],
+        method="Distill",
+    ),
+    Case(
+        "a student whose loss was still falling",
+        [learned("91.2", 8, 4, 3, 2.7, **rise("12"))],
+        [
+            (
+                "Distill: the loss was still falling at the end (by 10.0 % over the last quarter "
+                "of the steps): set spec.distill.steps above 400."
+            ),
+            QUANTIZE,
+        ],
+        method="Distill",
+    ),
+    *(
+        Case(
+            f"a student hardly better than untrained ({won} %)",
+            [learned(won, 8, 4, 3, 2.7, **rise("900"))],
+            [
+                (
+                    f"Distill: training hardly helped (perplexity {words} than the untrained "
+                    "student's): set spec.distill.steps above 400, or a higher learningRate."
+                ),
+                QUANTIZE,
+            ],
+            method="Distill",
+        )
+        for won, words in (("4.2", "4.2 % lower"), ("-3", "no lower"))
+    ),
+    Case(
+        "a student that is no smaller than its teacher",
+        [learned("91.2", 8, 4, 3, 2.99, sizeReductionPercent="-4", **rise("12"))],
+        [
+            (
+                "Distill takes as much room as its teacher or more (-4 % smaller): keep fewer "
+                "layers (spec.distill.student.keepLayers), or name a smaller student."
+            )
+        ],
+        method="Distill",
+    ),
+    Case(
+        "a student that learned all it could, and is far",
+        [learned("91.2", 8, 4, 3, 2.99, **rise("40"))],
+        [
+            (
+                "Distill is far from its teacher (perplexity +40 % ± 0.1) and learns no more: keep "
+                "more layers (spec.distill.student.keepLayers), or give more text in "
+                "spec.calibration.dataset."
+            ),
+            QUANTIZE,
+        ],
+        method="Distill",
+    ),
+    Case(
+        "a student with too few points to tell a trend",
+        [learned("91.2", **rise("12"))],
+        [QUANTIZE],
+        method="Distill",
+    ),
     Case(
         "the smaller of two within 2 % is the one to serve",
         [

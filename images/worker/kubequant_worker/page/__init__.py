@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from kubequant import __version__
-from kubequant_worker.page import charts, tables, view
+from kubequant_worker.page import charts, method_tables, tables, view
 from kubequant_worker.page.gates import gates_table
 from kubequant_worker.page.plots import scatter
 from kubequant_worker.serving import commands, served_variant
@@ -37,8 +37,10 @@ def report_page(report: RunReport) -> bytes:
         served=served_variant(report),
         tables=tables,
         gates=gates_table(report),
+        method_tables=method_tables,
         view=view,
         quality_charts=charts.quality_charts(report),
+        training_charts=charts.training_charts(report),
         performance_charts=charts.performance_charts(report),
         commands=commands(report),
     )

@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kubequant_worker import readable
-from kubequant_worker.page.plots import Bar, bars, dots
+from kubequant_worker.page.plots import Bar, Line, bars, dots, lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kubequant.api.contract import OriginalReport, RunReport, VariantReport
+    from kubequant.api.contract import (
+        DistillationDetail,
+        OriginalReport,
+        RunReport,
+        VariantReport,
+    )
 
     Reading = Callable[[OriginalReport | VariantReport], tuple[str | int | None, str]]
 
@@ -30,14 +35,15 @@ class Chart:
 
 def quality_charts(report: RunReport) -> tuple[Chart, ...]:
     """Return perplexity with its errors, and its change with the smaller error of a pair."""
-    found: list[Chart | None] = []
-    rows = []
+    found: list[Chart] = []
+    rows: list[Bar] = []
     for name, one in _models(report):
         if one.perplexity is None:
             continue
         detail = one.perplexity_detail
         error = float(detail.standard_error or 0) if detail else 0.0
         text = readable.decimal(one.perplexity)
+        rows += _untrained(one, "perplexity")
         rows.append(Bar(name, float(one.perplexity), text, error, name == "original"))
     if rows:
         title = "Perplexity"
@@ -55,10 +61,49 @@ def quality_charts(report: RunReport) -> tuple[Chart, ...]:
     if rows:
         title = "Change of perplexity in percent"
         found.append(Chart(title, "paired error; lower is better", dots(title, rows, zero=True)))
-    divergence = _bars(report, "Mean KL divergence, nats", "lower is better", lambda m: (
-        (d, readable.divergence(d)) if (d := getattr(m, "mean_kl_divergence", None))
-        else (None, "")))  # fmt: skip
-    return tuple(chart for chart in (*found, divergence) if chart is not None)
+    rows = []
+    for one in report.variants:
+        rows += _untrained(one, "mean_kl_divergence")
+        if (value := one.mean_kl_divergence) is not None:
+            rows.append(Bar(one.name, float(value), readable.divergence(value)))
+    if rows:
+        title = "Mean KL divergence, nats"
+        found.append(Chart(title, "lower is better", bars(title, rows)))
+    return tuple(found)
+
+
+def _untrained(one: OriginalReport | VariantReport, number: str) -> list[Bar]:
+    """Return a row for a student before it learned, where there was one."""
+    detail: DistillationDetail | None = getattr(one, "distillation_detail", None)
+    before = detail.untrained if detail else None
+    value: str | None = getattr(before, number, None)
+    if before is None or value is None:
+        return []
+    error = before.perplexity_standard_error if number == "perplexity" else None
+    text = readable.decimal(value)
+    return [Bar("untrained", float(value), text, float(error or 0), is_original=True)]
+
+
+def training_charts(report: RunReport) -> tuple[Chart, ...]:
+    """Return the losses and the learning rate over the steps of a student's training."""
+    found = []
+    for one in report.variants:
+        points = one.distillation_detail.points if one.distillation_detail else ()
+        if not points:
+            continue
+        steps = [point.step for point in points]
+        series = [
+            Line("loss", steps, [float(point.loss) for point in points]),
+            Line("divergence", steps, [float(point.divergence) for point in points]),
+            Line("hard labels", steps, [float(point.hard_loss) for point in points]),
+        ]
+        title = "Loss, nats a token"
+        found.append(Chart(title, "lower is better", lines(title, series, x="step")))
+        rates = [float(point.learning_rate or 0) for point in points]
+        title = "Learning rate"
+        drawing = lines(title, [Line("learning rate", steps, rates)], x="step")
+        found.append(Chart(title, "rises, then falls along a cosine", drawing))
+    return tuple(found)
 
 
 def performance_charts(report: RunReport) -> tuple[Chart, ...]:

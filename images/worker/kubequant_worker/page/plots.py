@@ -83,6 +83,15 @@ class Point:
     error: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a plot over a common axis: its name and its points."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
 def bars(title: str, rows: Sequence[Bar]) -> str:
     """Return horizontal bars from zero, one below the other, each with its number at its end."""
     with _figure(len(rows) * _ROW) as (figure, out):
@@ -184,6 +193,39 @@ def _labels(
         # Beside the one that is farthest to the right and on top, so that it covers none of them.
         corner = max(near, key=lambda n: sum(places[n]))
         yield ", ".join(points[n].key for n in near), points[corner]
+
+
+def lines(title: str, series: Sequence[Line], *, x: str) -> str:
+    """Return lines over a common axis, from zero, each told apart by its dashes and in a legend.
+
+    A value that rises far above the others, as a loss does at the start, is cut off at the top.
+    """
+    height = 240
+    top = _top(series)
+    with _figure(height) as (figure, out):
+        axes = figure.add_axes((52 / _WIDTH, 44 / height, 1 - 64 / _WIDTH, 1 - 76 / height))
+        styles = (("solid", _AFTER), ("dashed", _BEFORE), ("dotted", _INK))
+        for line, (style, colour) in zip(series, styles, strict=False):
+            # A page has no clip paths, which would need names, to keep a line below the top.
+            y = [min(value, top) for value in line.y]
+            axes.plot(line.x, y, color=colour, linestyle=style, linewidth=1.6, label=line.label)
+        axes.set_ylim(0, top)
+        axes.locator_params(nbins=5)
+        axes.tick_params(labelsize=_FONT - 1, length=3)
+        axes.set_xlabel(x)
+        if len(series) > 1:
+            axes.legend(
+                frameon=False, fontsize=_FONT - 1, loc="lower left", bbox_to_anchor=(-0.03, 1),
+                ncols=len(series), columnspacing=1.2, handlelength=1.8,
+            )  # fmt: skip
+    ends = (f"{one.label}: from {one.y[0]:.4g} to {one.y[-1]:.4g}" for one in series)
+    return _inline(out, title, "; ".join(ends))
+
+
+def _top(series: Sequence[Line]) -> float:
+    """Return the upper end of the axis: the highest value that is not one of the very first."""
+    later = [value for line in series for value in line.y[len(line.y) // 20 :]]
+    return 1.1 * max(later, default=1.0) or 1.0
 
 
 @contextmanager

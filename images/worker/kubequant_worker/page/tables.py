@@ -5,7 +5,6 @@ A column in which no model has anything is left out, so that what was not measur
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from kubequant.api.contract import (
-        ModuleSparsity,
         OriginalReport,
         RunReport,
+        UntrainedStudent,
         VariantReport,
     )
     from kubequant_worker.comparison import Comparison
@@ -28,6 +27,7 @@ NOT_MEASURED: Final = "not measured"
 DO_NOT_HOLD: Final = "do not hold"
 DOES_NOT_HOLD: Final = "does not hold"
 FALLS_SHORT: Final = "falls short"
+UNTRAINED: Final = "untrained"
 FAULTS: Final = frozenset({DO_NOT_HOLD, DOES_NOT_HOLD, FALLS_SHORT})
 
 
@@ -108,40 +108,6 @@ def variants_table(report: RunReport) -> Table:
     )
 
 
-def sparsity_table(report: RunReport) -> Table:
-    """Return how many weights of each kind of module are zero, over all layers.
-
-    Modules that differ by numbers in their names alone, like the layers', are one kind.
-    """
-    rows: list[tuple[str, ...]] = []
-    for variant in report.variants:
-        detail = variant.sparsity_detail
-        if detail is None or not detail.modules:
-            continue
-        kinds: dict[str, list[ModuleSparsity]] = {}
-        for one in detail.modules:
-            kinds.setdefault(re.sub(r"(?<=[.])\d+(?=[.])", "*", one.module), []).append(one)
-        asked = readable.percent(detail.asked_percent, 2)
-        rows += [
-            (kind, str(len(found)), asked, _zeros(found), *_ends(found))
-            for kind, found in kinds.items()
-        ]
-        share = readable.percent(detail.percent, 2)
-        rows.append(("all", str(detail.module_count), asked, share, *_ends(detail.modules)))
-    head = ("modules", "how many", "asked", "zeros", "least", "most")
-    return table("What is zero, counted in the saved files", head, rows, words=1)
-
-
-def _zeros(found: Sequence[ModuleSparsity]) -> str:
-    share = sum(one.zeros for one in found) / max(1, sum(one.weights for one in found))
-    return readable.percent(f"{100 * share:.2f}", 2)
-
-
-def _ends(found: Sequence[ModuleSparsity]) -> tuple[str, str]:
-    shares = sorted((one.percent for one in found), key=float)
-    return readable.percent(shares[0], 2), readable.percent(shares[-1], 2)
-
-
 def escalation_table(report: RunReport) -> Table:
     """Return the settings that were tried one after another because gates did not hold."""
     rows = tuple(
@@ -171,9 +137,23 @@ def quality_table(report: RunReport) -> Table:
     cells = (
         "original", readable.with_error(readable.decimal(original.perplexity), error), "", "", "",
     )  # fmt: skip
-    rows = [Row(cells, "original"), *(Row(_quality(one)) for one in report.variants)]
+    rows = [Row(cells, "original")]
+    for one in report.variants:
+        before = one.distillation_detail.untrained if one.distillation_detail else None
+        rows += [Row(_untrained(before))] if before else []
+        rows.append(Row(_quality(one)))
     head = ("", "perplexity", "change", "mean KL divergence, nats", "same top token")
     return Table("Measured on the same tokens; ± is one standard error", head, tuple(rows))
+
+
+def _untrained(one: UntrainedStudent) -> tuple[str, ...]:
+    return (
+        UNTRAINED,
+        readable.with_error(readable.decimal(one.perplexity), one.perplexity_standard_error),
+        readable.percent(one.perplexity_increase_percent, 2, sign=True),
+        readable.divergence(one.mean_kl_divergence),
+        readable.percent(one.top_token_agreement_percent),
+    )
 
 
 def _quality(one: VariantReport) -> tuple[str, ...]:

@@ -206,6 +206,8 @@ def facts(report: RunReport) -> tuple[tuple[str, str], ...]:
     source, resolved, place = report.source, report.resolved, report.environment
     found = [("Source", source.uri), ("Revision", source.revision)] if source else []
     found += [("Made before", step) for step in earlier(report)]
+    if report.student:
+        found += [("Student", report.student.uri), ("Its revision", report.student.revision)]
     if source and source.architecture:
         found.append(("Architecture", source.architecture))
     if resolved:
