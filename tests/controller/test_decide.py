@@ -787,13 +787,13 @@ OVER = (
 
 REFUSED = (
     Row(
-        "a method without an image is refused with those that have one",
+        "a device without an image is refused with the methods that have one",
         (settle,),
         "Failed",
         "MethodUnavailable",
         LOST,
-        spec="method: Distill",
-        says="Methods with an image: AWQ, BitsAndBytes, FP8, GGUF, GPTQ, INT4, INT8, Prune",
+        spec="method: GGUF, device: GPU",
+        says="Methods with an image: AWQ, BitsAndBytes, Distill, FP8, GGUF, GPTQ, INT4, INT8",
         created=0,
         failure=FailureReason.METHOD_UNAVAILABLE,
         events=("MethodUnavailable",),

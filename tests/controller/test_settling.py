@@ -133,8 +133,8 @@ EVENTS: dict[str, Event] = {
     "resume": _edit("suspend: false"),
     "another type": _edit("gguf: {types: [Q8_0]}"),
     "the first type": _edit("gguf: {types: [Q4_K_M]}"),
-    "a method without image": _edit("method: Distill, gguf: (removed)"),
-    "back to GGUF": _edit("method: GGUF"),
+    "a device without image": _edit("device: GPU"),
+    "back to a CPU": _edit("device: CPU"),
     "more memory": _edit("pod: {resources: {limits: {memory: 64Gi}}}"),
     "a short deadline": _edit("activeDeadlineSeconds: 60"),
     "a TTL": _edit("ttlSecondsAfterFinished: 1000"),
@@ -186,7 +186,7 @@ def _goes_well_from_here(world: World) -> None:
     _strangers_go(world)
     world.rejection = None
     world.edit(
-        "suspend: false, method: GGUF, model: {allowPickle: false}, pod: (removed), "
+        "suspend: false, device: (removed), model: {allowPickle: false}, pod: (removed), "
         "calibration: {samples: 77}"
     )
     _leave_queue(world)

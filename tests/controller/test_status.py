@@ -301,7 +301,7 @@ def test_what_is_being_deleted_is_left_alone() -> None:
 @pytest.mark.parametrize("how", ["published", "failed", "refused"])
 def test_what_is_over_is_deleted_when_its_ttl_has_passed(how: str) -> None:
     if how == "refused":
-        world = World("ttlSecondsAfterFinished: 100, method: Distill")
+        world = World("ttlSecondsAfterFinished: 100, device: GPU")
         world.settle()
     else:
         world = running("ttlSecondsAfterFinished: 100")

@@ -18,6 +18,7 @@ from kubequant_worker.methods import GUESTS, LIBRARIES
 WORDS: dict[tuple[str, str], dict[str, Any]] = {
     ("INT4", "AutoRound"): {"rounding": "Tuned"},
     ("Prune", "Torch"): {"algorithm": "Magnitude"},
+    ("Distill", "Accelerate"): {"steps": 20, "batchSize": 2},
 }
 
 

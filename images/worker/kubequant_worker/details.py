@@ -8,26 +8,35 @@ from kubequant.api.contract import (
     BatchThroughput,
     BenchmarkDetail,
     BenchmarkResult,
+    DistillationDetail,
     DivergenceDetail,
     ModuleSparsity,
     PerformanceDetail,
+    PublishedFile,
+    SourceReport,
     SparsityDetail,
+    TrainingPoint,
+    UntrainedStudent,
 )
 from kubequant.api.fields import decimal_text
 from kubequant.api.status import MAX_BENCHMARKS
 from kubequant_worker.environment import cpu_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from kubequant_worker.benchmarks.score import Pair
     from kubequant_worker.evaluation.performance import Performance
     from kubequant_worker.evaluation.perplexity import Comparison
+    from kubequant_worker.manifest import FileDigest
+    from kubequant_worker.methods.distillation import Distillation
     from kubequant_worker.methods.sparsity import Sparsity
+    from kubequant_worker.sources import FetchedModel
 
 # What a report holds; a group of the harness may have hundreds of tasks.
 MOST_BENCHMARKS: Final = 256
 MOST_MODULES: Final = 4096
+MOST_RESUMPTIONS: Final = 64
 _LONGEST_MODULE: Final = 253
 # Below this share of its threads' time, a process that computes on a CPU was kept from computing.
 _BUSY_PERCENT: Final = 60
@@ -153,3 +162,73 @@ def sparsity_detail(found: Sparsity) -> SparsityDetail:
             for one in shown
         ),
     )
+
+
+def published_files(files: Iterable[FileDigest]) -> tuple[PublishedFile, ...]:
+    """Return digests as the report writes them."""
+    return tuple(
+        PublishedFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
+        for file in files
+    )
+
+
+def source_report(model: FetchedModel, architecture: str = "") -> SourceReport:
+    """Return a model as it was fetched."""
+    return SourceReport(
+        uri=model.uri,
+        revision=model.revision or "",
+        architecture=architecture,
+        card=model.card,
+        steps=model.steps,
+        files=published_files(model.files),
+    )
+
+
+def distillation_detail(
+    found: Distillation, before: Comparison | None, after: Comparison | None
+) -> DistillationDetail:
+    """Return how a student learned, with what it was worth `before` held against `after`."""
+    cut = found.cut
+    return DistillationDetail(
+        kept_layers=cut.kept if cut else (),
+        teacher_layers=cut.teacher_layers if cut else 0,
+        steps=found.steps,
+        sequences=found.sequences,
+        sequence_length=found.sequence_length,
+        tokens=found.tokens,
+        sequences_at_once=found.sequences_at_once,
+        precision=found.precision,
+        resumed_at=found.resumed_at[-MOST_RESUMPTIONS:],
+        points=tuple(
+            TrainingPoint(
+                step=step,
+                loss=decimal_text(loss, 6) or "0",
+                divergence=decimal_text(divergence, 6) or "0",
+                hard_loss=decimal_text(hard, 6) or "0",
+                learning_rate=decimal_text(rate, 9),
+            )
+            for step, loss, divergence, hard, rate in found.points
+        ),
+        untrained=_untrained(before, after) if before else None,
+    )
+
+
+def _untrained(before: Comparison, after: Comparison | None) -> UntrainedStudent:
+    return UntrainedStudent(
+        perplexity=decimal_text(before.perplexity.value),
+        perplexity_standard_error=decimal_text(before.perplexity.standard_error),
+        perplexity_increase_percent=decimal_text(before.perplexity_increase_percent, 3),
+        mean_kl_divergence=decimal_text(before.mean_kl_divergence, 6),
+        top_token_agreement_percent=decimal_text(before.top_token_agreement_percent, 2),
+        perplexity_reduction_percent=_reduction(
+            before.perplexity.value, after.perplexity.value if after else None
+        ),
+        divergence_reduction_percent=_reduction(
+            before.mean_kl_divergence, after.mean_kl_divergence if after else None
+        ),
+    )
+
+
+def _reduction(before: float, after: float | None) -> str | None:
+    """Return by how many percent `after` is smaller."""
+    return None if after is None or not before else decimal_text(100 * (1 - after / before), 2)

@@ -93,7 +93,20 @@ class Examination:
             asked.finish()
 
     def variant(self, engine: Quantizer, variant: MeasuredVariant, meter: Meter) -> None:
-        """Measure a variant but for its speed against the original."""
+        """Measure a variant but for its speed against the original.
+
+        What it was before it learned comes first, where it learned.
+        """
+        before = variant.produced.before
+        if before is not None and self._original is not None:
+            meter.set_total(2)
+            portion, meter = Portion(meter, 1), Portion(meter, 1)
+            cut, original = self._original
+            portion.set_total(cut.scored_tokens)
+            with engine.open_runtime(before, self._context_length) as runtime:
+                found = measure_variant(runtime, cut, original, meter=portion)
+            variant.comparison_before = found
+            portion.finish()
         with engine.open_runtime(variant.produced, self._context_length) as runtime:
             streamed, asked = self._portions(meter)
             if self._original is not None:

@@ -22,7 +22,7 @@ from kubequant.api.engines import (
     TORCH,
     TORCH_AO,
 )
-from kubequant.api.params import GGUFType, PruneParameters
+from kubequant.api.params import DistillParameters, GGUFType, PruneParameters
 from kubequant.api.spec import MEMBERS, Method
 from kubequant_worker.methods.gguf_types import LEVELS
 
@@ -191,6 +191,8 @@ def setting(spec: QuantizationJobSpec, rung: Rung) -> str:
     if isinstance(parameters, PruneParameters):
         words.append(f"{100 * float(parameters.sparsity):g} % zeros")
         words += ["two of every four"] if parameters.pattern == "TwoOfFour" else []
+    if isinstance(parameters, DistillParameters):
+        words += _student_words(parameters)
     group = getattr(parameters, "group_size", 0)
     if group:
         words.append("one scale per row" if group < 0 else f"groups of {group}")
@@ -200,6 +202,16 @@ def setting(spec: QuantizationJobSpec, rung: Rung) -> str:
         if isinstance(value := getattr(parameters, name, None), str)
     ]
     return ", ".join(words)
+
+
+def _student_words(parameters: DistillParameters) -> list[str]:
+    student = parameters.student
+    made = "half of the layers"
+    if student is not None:
+        kept = student.keep_layers
+        layers = "1 layer" if kept == 1 else f"{kept} layers"
+        made = "a student of its own" if kept is None else layers
+    return [made, f"{parameters.steps} steps", f"temperature {float(parameters.temperature):g}"]
 
 
 def bits(spec: QuantizationJobSpec, rung: Rung) -> float | None:

@@ -72,13 +72,14 @@ def _made(report: RunReport) -> dict[str, Any]:
 
 def _dependencies(report: RunReport) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    source = report.source
-    if source is not None:
-        base = {"name": "model", "uri": source.uri}
+    for name, source in (("model", report.source), ("student", report.student)):
+        if source is None:
+            continue
+        base = {"name": name, "uri": source.uri}
         if source.revision:
             found.append({**base, "digest": {"gitCommit": source.revision}})
         found += [
-            {"name": f"model/{file.path}", "uri": source.uri, "digest": {"sha256": file.sha256}}
+            {"name": f"{name}/{file.path}", "uri": source.uri, "digest": {"sha256": file.sha256}}
             for file in source.files
         ]
     found += [

@@ -23,11 +23,9 @@ from kubequant.api.contract import (
     OriginalReport,
     Outcome,
     PerplexityDetail,
-    PublishedFile,
     Resolved,
     RunReport,
     RunRequest,
-    SourceReport,
     StageTiming,
     Usage,
     VariantReport,
@@ -40,8 +38,11 @@ from kubequant_worker.advice import advised
 from kubequant_worker.details import (
     benchmark_details,
     benchmark_results,
+    distillation_detail,
     divergence_detail,
     performance_detail,
+    published_files,
+    source_report,
     sparsity_detail,
 )
 from kubequant_worker.environment import environment
@@ -82,6 +83,8 @@ class MeasuredVariant:
     produced: ProducedVariant
     notes: list[str] = field(default_factory=list)
     comparison: Comparison | None = None
+    comparison_before: Comparison | None = None
+    """The same of what it was made of and is measured beside it: a student before it learned."""
     performance: Performance | None = None
     benchmarks: tuple[Pair, ...] = ()
     generations: tuple[SideBySide, ...] = ()
@@ -107,6 +110,8 @@ class Record:
     architecture: str = ""
     threads: int = 0
     source: FetchedModel | None = None
+    fetched: dict[str, FetchedModel] = field(default_factory=dict)
+    """What was fetched, by role: the model, and a student that the spec names."""
     datasets: list[DatasetReport] = field(default_factory=list)
     runtime: str = ""
     original_perplexity: Perplexity | None = None
@@ -134,7 +139,7 @@ class Record:
         artifact: Artifact | None = None,
     ) -> RunReport:
         """Return the report of a run that ends now."""
-        spec = self.request.spec
+        spec, student = self.request.spec, self.fetched.get("student")
         content = {
             "schema_version": SCHEMA_VERSION,
             "digest": self.request.digest,
@@ -160,7 +165,8 @@ class Record:
             "escalation": tuple(self.steps),
             "usage": next((v.usage for v in self.variants if v.usage and artifact), None),
             "warnings": tuple(self.warnings),
-            "source": self._source(),
+            "source": source_report(self.source, self.architecture) if self.source else None,
+            "student": source_report(student) if student else None,
             "datasets": tuple(self.datasets),
             "settings": settings_of(spec),
             "files": published_files(self.files),
@@ -324,18 +330,11 @@ class Record:
             in_place_of=variant.in_place_of,
             embedding_bytes=produced.embedding_bytes,
             sparsity_detail=sparsity_detail(produced.sparsity) if produced.sparsity else None,
-        )
-
-    def _source(self) -> SourceReport | None:
-        if self.source is None:
-            return None
-        return SourceReport(
-            uri=self.source.uri,
-            revision=self.source.revision or "",
-            architecture=self.architecture,
-            card=self.source.card,
-            steps=self.source.steps,
-            files=published_files(self.source.files),
+            distillation_detail=distillation_detail(
+                produced.distillation, variant.comparison_before, comparison
+            )
+            if produced.distillation
+            else None,
         )
 
 
@@ -356,14 +355,6 @@ def _generation(one: SideBySide) -> Generation:
         degenerate=one.degenerate is not None,
         degenerate_reason=str(one.degenerate or ""),
         original_degenerate=one.original_degenerate is not None,
-    )
-
-
-def published_files(files: Iterable[FileDigest]) -> tuple[PublishedFile, ...]:
-    """Return digests as the report writes them."""
-    return tuple(
-        PublishedFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
-        for file in files
     )
 
 

@@ -35,7 +35,7 @@ from kubequant_worker.escalation import Escalation
 from kubequant_worker.evaluation.meter import Portion
 from kubequant_worker.examination import Examination
 from kubequant_worker.manifest import Manifest
-from kubequant_worker.methods import Workspace, installed_engines, quantizer
+from kubequant_worker.methods import CHECKPOINTED, Workspace, installed_engines, quantizer
 from kubequant_worker.methods.cpu import thread_count
 from kubequant_worker.methods.memory import available_bytes
 from kubequant_worker.page import PAGE_NAME, report_page
@@ -47,10 +47,12 @@ from kubequant_worker.sources.model_folder import architecture
 from kubequant_worker.stores import (
     AlreadyPublishedError,
     Place,
+    open_checkpoints,
     open_failed,
     open_shelf,
     open_store,
 )
+from kubequant_worker.student import Student
 from kubequant_worker.texts import Texts
 
 if TYPE_CHECKING:
@@ -125,6 +127,10 @@ class Run:
         self._layout = layout
         self._progress = progress
         self._uploaded = UploadedBytes()
+        self._student = Student(request.spec, layout)
+        output = request.spec.output
+        self._place = Place(output.uri, output.s3, layout.credentials / "output", layout.volumes)
+        self._checkpoints = open_checkpoints(self._place, name=request.name, digest=request.digest)
         self._work = Workspace(
             spec=request.spec,
             model=layout.scratch / "model",
@@ -132,6 +138,9 @@ class Run:
             artifact=layout.scratch / "artifact",
             name=request.name,
             threads=thread_count(),
+            student=self._student.folder,
+            fetched=self.record.fetched,
+            checkpoints=self._checkpoints,
         )
         self._harness = Harness(self._spec, layout.scratch, self._work.threads)
 
@@ -141,25 +150,22 @@ class Run:
         Raises:
             WorkerError: The run cannot be finished; `record` has what it found out until then.
         """
-        output = self._spec.output
-        place = Place(
-            output.uri, output.s3, self._layout.credentials / "output", self._layout.volumes
-        )
         try:
             with ExitStack() as opened:
-                return self._execute(place, opened)
+                return self._execute(opened)
         except AlreadyPublishedError as found:
-            return self._already_published(place, found)
+            return self._already_published(found)
         finally:
             self._harness.close()
+            self._checkpoints.close()
 
-    def _execute(self, place: Place, opened: ExitStack) -> RunReport:
+    def _execute(self, opened: ExitStack) -> RunReport:
         with self._stage(Stage.PREFLIGHT) as progress:
             free_bytes = available_bytes()
             chosen = self._choose(opened)
-            store = opened.enter_context(closing(self._store(place)))
+            store = opened.enter_context(closing(self._store()))
             self._preflight(store, chosen.courses, free_bytes, progress)
-        shelf = opened.enter_context(closing(open_shelf(place)))
+        shelf = opened.enter_context(closing(open_shelf(self._place)))
         with store.claim(
             on_bytes=self._uploaded.count, on_wait=lambda text: progress.advance(0, text)
         ) as publication:
@@ -167,7 +173,7 @@ class Run:
                 return self._produce(chosen, publication, shelf.reports(self._request.name))
             except WorkerError as error:
                 # While the claim is held, so that no other run of this digest writes there.
-                self._leave_report(place, error)
+                self._leave_report(error)
                 raise
 
     def _choose(self, opened: ExitStack) -> _Chosen:
@@ -184,8 +190,8 @@ class Run:
         engines = opened.enter_context(ExitStack())
         return _Chosen(engines.enter_context(method(self._work)), engines, escalation, courses)
 
-    def _store(self, place: Place) -> Store:
-        return open_store(place, name=self._request.name, digest=self._request.digest)
+    def _store(self) -> Store:
+        return open_store(self._place, name=self._request.name, digest=self._request.digest)
 
     def _preflight(
         self, store: Store, courses: Sequence[Course], free_bytes: int, progress: StageProgress
@@ -203,6 +209,7 @@ class Run:
         self.record.engine = courses[0][0].engine()
         self.record.threads = self._work.threads
         files = {file.path: file.size_bytes for file in listing.files}
+        files |= self._student.inspect(listing)
         needs = largest_needs(courses, files)
         if self._harness.is_asked:
             progress.advance(0, "looking up benchmarks")
@@ -251,6 +258,9 @@ class Run:
                 volumes=self._layout.volumes,
                 progress=progress,
             )
+            self.record.fetched["model"] = self.record.source
+            if (student := self._student.fetch(progress)) is not None:
+                self.record.fetched["student"] = student
             self.record.architecture = architecture(self._work.model)
             if calibrates:
                 texts.calibration()
@@ -297,16 +307,26 @@ class Run:
             publication.add_bytes(statement(report), "provenance.json")
             manifest = Manifest.of(self._request.name, self._request.digest, publication.uploaded())
             published = publication.commit(manifest.to_bytes())
+            self._clear_checkpoints()
         return self._final_report(artifact, published)
 
-    def _leave_report(self, place: Place, error: WorkerError) -> None:
+    def _clear_checkpoints(self) -> None:
+        """Remove what nobody will go on from any more."""
+        left = self._checkpoints.clear() if self._spec.method in CHECKPOINTED else ""
+        if left:
+            self.record.warnings.append(
+                f"Checkpoints of this run stay at {left}, which these credentials may not delete; "
+                "nothing needs them any more."
+            )
+
+    def _leave_report(self, error: WorkerError) -> None:
         """Publish the report of a run whose variants were measured and not found good enough.
 
         Beside the artifact's prefix, which stays one that does not exist.
         """
         if error.reason not in _REPORTED:
             return
-        store = open_failed(place, name=self._request.name, digest=self._request.digest)
+        store = open_failed(self._place, name=self._request.name, digest=self._request.digest)
         self.record.left_at = f"{store.uri}report.json"
         code = error.exit_code
         report = self.failed(code, failure_of(code, error.reason, error.message, error.advice))
@@ -333,14 +353,16 @@ class Run:
             outcome=Outcome.PUBLISHED, exit_code=ExitCode.PUBLISHED, artifact=artifact
         )
 
-    def _already_published(self, place: Place, found: AlreadyPublishedError) -> RunReport:
+    def _already_published(self, found: AlreadyPublishedError) -> RunReport:
         """Return the report of the run that published, marked as such."""
+        # It may have been killed just before it tidied up.
+        self._clear_checkpoints()
         artifact = Artifact(
             uri=found.uri,
             manifest_sha256=found.manifest_sha256,
             report_uri=f"{found.uri}report.json",
         )
-        with closing(self._store(place)) as store:
+        with closing(self._store()) as store:
             content = store.read("report.json")
         if content is None:
             return self.record.report(

@@ -28,6 +28,7 @@ AUTO_ROUND: Final = "AutoRound"
 TORCH: Final = "Torch"
 AUTO_GPTQ: Final = "AutoGPTQ"
 AUTO_AWQ: Final = "AutoAWQ"
+ACCELERATE: Final = "Accelerate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,9 @@ ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
             *_DENSE,
             when=("algorithm", ("Magnitude",)),
         ),
+    ),
+    Method.DISTILL: (
+        Engine(ACCELERATE, _EVERYWHERE, "it trains by torch on whatever is there", *_DENSE),
     ),
 }
 """The engines of each method, in the order in which Auto prefers them."""

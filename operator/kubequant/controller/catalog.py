@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from kubequant.api.engines import (
+    ACCELERATE,
     AUTO,
     AUTO_AWQ,
     AUTO_GPTQ,
@@ -73,6 +74,7 @@ IMAGES: Final[dict[str, Image]] = {
     TORCH: Image(ImageKey.LLMCOMPRESSOR, "torch"),
     AUTO_GPTQ: Image(ImageKey.GPTQ_LEGACY, "AutoGPTQ"),
     AUTO_AWQ: Image(ImageKey.AWQ_LEGACY, "AutoAWQ"),
+    ACCELERATE: Image(ImageKey.TRANSFORMERS, "accelerate"),
 }
 """The image of each engine. The worker itself says in Preflight whether the device is there."""
 

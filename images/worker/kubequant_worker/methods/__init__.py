@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Self, cast
 
 from kubequant.api.contract import FailureReason
 from kubequant.api.engines import (
+    ACCELERATE,
     AUTO,
     AUTO_AWQ,
     AUTO_GPTQ,
@@ -43,7 +44,10 @@ if TYPE_CHECKING:
     from kubequant_worker.datasets import TextSet
     from kubequant_worker.evaluation.meter import Meter
     from kubequant_worker.evaluation.runtime import Runtime
+    from kubequant_worker.methods.distillation import Distillation
     from kubequant_worker.methods.sparsity import Sparsity
+    from kubequant_worker.sources import FetchedModel
+    from kubequant_worker.stores import Checkpoints
 
 METHODS: dict[tuple[Method, str], str] = {
     (Method.GGUF, LLAMA_CPP): "kubequant_worker.methods.gguf:GGUFQuantizer",
@@ -64,6 +68,7 @@ METHODS: dict[tuple[Method, str], str] = {
     (Method.PRUNE, TORCH): "kubequant_worker.methods.prune:TorchPrune",
     (Method.GPTQ, AUTO_GPTQ): "kubequant_worker.methods.gptq:AutoGPTQGPTQ",
     (Method.AWQ, AUTO_AWQ): "kubequant_worker.methods.awq:AutoAWQAWQ",
+    (Method.DISTILL, ACCELERATE): "kubequant_worker.methods.distill:Distiller",
 }
 LIBRARIES: dict[str, str] = {
     LLAMA_CPP: "llama_cpp",
@@ -77,10 +82,17 @@ LIBRARIES: dict[str, str] = {
     TORCH: "llmcompressor",
     AUTO_GPTQ: "auto_gptq",
     AUTO_AWQ: "awq",
+    ACCELERATE: "accelerate",
 }
 """The module by which an image is known to hold an engine."""
 GUESTS: dict[str, str] = {AUTO_ROUND: LLM_COMPRESSOR}
 """Engines that another's library brings along, in a version that is not the one used here."""
+
+
+STUDENT = "student/"
+"""What stands before the names of a student's files where they are listed beside the model's."""
+CHECKPOINTED = frozenset({Method.DISTILL})
+"""The methods that leave checkpoints, from which a killed run's successor goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +123,10 @@ class Needs:
 class Workspace:
     """What a method works on and where.
 
-    `model` holds the fetched files; `scratch` is the method's own folder; what is written under
-    `artifact` is published. `name` is the stem of the published files.
+    `model` holds the fetched files, and `student` those of a student that the spec names; `scratch`
+    is the method's own folder; what is written under `artifact` is published. `name` is the stem of
+    the published files. `fetched` says what was fetched, by role, once it was; in `checkpoints` a
+    method leaves what a later attempt goes on from.
     """
 
     spec: QuantizationJobSpec
@@ -121,6 +135,9 @@ class Workspace:
     artifact: Path
     name: str
     threads: int
+    student: Path | None = None
+    fetched: Mapping[str, FetchedModel] = field(default_factory=dict)
+    checkpoints: Checkpoints | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +156,8 @@ class ProducedVariant:
 
     `files` are relative to the artifact folder; `size_bytes` counts the weights only, and
     `embedding_bytes` those of the token embeddings and the output matrix among them; `sparsity` is
-    what a pruned model's files hold of zeros.
+    what a pruned model's files hold of zeros, `distillation` how a student learned. `before` is the
+    same model before it learned, which is measured too and not published.
     """
 
     name: str
@@ -149,6 +167,8 @@ class ProducedVariant:
     settings: Mapping[str, str] = field(default_factory=dict)
     embedding_bytes: int | None = None
     sparsity: Sparsity | None = None
+    distillation: Distillation | None = None
+    before: Baseline | None = None
 
 
 class Quantizer(Protocol):

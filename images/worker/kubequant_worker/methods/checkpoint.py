@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 LIBRARIES_BYTES = 2 << 30
 # What a GPU's own libraries take of its memory.
 GPU_CONTEXT_BYTES = 1 << 30
-_LARGEST_VOCABULARY = 262_144
+LARGEST_VOCABULARY = 262_144
 # What is left to activations and single layers where weights are spilled to disk.
 _SPILLED_SHARE = 0.25
 _READABLE = 0o644
@@ -106,7 +106,7 @@ class CheckpointQuantizer(ABC):
         whole = int(LIBRARIES_BYTES + 1.2 * loaded)
         with_disk = LIBRARIES_BYTES + cls.spilled_bytes(spec, loaded)
         least = min(with_disk, whole) if spilled else whole
-        kept_logits = min(KEPT_TOKENS * _LARGEST_VOCABULARY * 2, 8 * weights)
+        kept_logits = min(KEPT_TOKENS * LARGEST_VOCABULARY * 2, 8 * weights)
         on_the_gpu = 0
         if on_gpu and spec.memory.offload is Offload.NONE:
             on_the_gpu = int(GPU_CONTEXT_BYTES + 1.2 * weights)
@@ -216,7 +216,7 @@ class CheckpointQuantizer(ABC):
         opening = 0 if bos is None else 1
         drawn = calibration_samples(
             tokens,
-            samples=asked.samples,
+            samples=self._wanted_samples(len(tokens) // (length - opening)),
             length=length - opening,
             seed=asked.seed,
             bundled=texts.bundled,
@@ -225,6 +225,11 @@ class CheckpointQuantizer(ABC):
             drawn = np.concatenate([np.full((len(drawn), 1), bos, np.int32), drawn], axis=1)
         self._calibration_tokens = drawn.size
         return drawn
+
+    def _wanted_samples(self, whole: int) -> int:
+        """Return how many sequences to take, of the `whole` ones that the text has."""
+        del whole
+        return self._spec.calibration.samples
 
     @property
     def expected_logits(self) -> Path:
@@ -257,7 +262,7 @@ class CheckpointQuantizer(ABC):
         safetensors writes files that only their owner reads.
         """
         folder = self._work.artifact
-        for path in sorted(self._work.model.iterdir()):
+        for path in sorted(self._tokenizer_source().iterdir()):
             if path.is_file() and self._travels(path.name):
                 shutil.copyfile(path, folder / path.name)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -266,6 +271,10 @@ class CheckpointQuantizer(ABC):
             if path.suffix == ".safetensors":
                 require_sound(path)
         return tuple(path.relative_to(folder) for path in files)
+
+    def _tokenizer_source(self) -> Path:
+        """Return the folder that the files beside the weights come from."""
+        return self._work.model
 
     def _travels(self, name: str) -> bool:
         """Say whether a file of the original goes into the artifact as it is."""

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -27,7 +28,7 @@ from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
     from types import FrameType
 
 # (kind, *values). From the child: "event" while it works, then one of "result", "refused",
@@ -176,6 +177,15 @@ class Child:
 
         return wait
 
+    def messages_within(self, seconds: float) -> Iterator[Message]:
+        """Yield what the child still says, each as it comes, for at most so many seconds.
+
+        For a call that an exception has cut short. Raises as `events` where the child is gone.
+        """
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and self._connection.poll(left):
+            yield self._receive()
+
     def close(self) -> None:
         """Kill the child and wait for it; a second call does nothing."""
         if self._process.poll() is None:
@@ -244,6 +254,10 @@ class Parent:
     def receive(self) -> Message:
         """Return the parent's next message; raises EOFError where it is gone."""
         return cast("Message", self._connection.recv())
+
+    def has_said(self) -> bool:
+        """Say whether a message waits to be received."""
+        return self._connection.poll(0)
 
     def answer(self, *message: object) -> None:
         """End a request."""

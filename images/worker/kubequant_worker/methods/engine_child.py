@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # A shard is held in memory while its types are restored.
 SHARD_BYTES: Final = 2_000_000_000
-_FLOATS: Final = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+FLOATS: Final = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 _LONGEST_SENTENCE: Final = 400
 _COPIED_BYTES: Final = 16 << 20
 
@@ -53,10 +53,10 @@ class Work(ABC):
         return {"tokenize": self.tokenize, "quantize": self.quantize}
 
     @abstractmethod
-    def quantize(self, job: Mapping[str, Any]) -> list[str]:
+    def quantize(self, job: Mapping[str, Any]) -> object:
         """Make the checkpoint that `job` (see `engine.EngineQuantizer.job`) describes.
 
-        Returns notes.
+        Returns notes, or whatever the engine's own half expects.
         """
 
     def tokenize(
@@ -127,9 +127,9 @@ def _restore_shard(path: Path, before: Mapping[str, str], metadata: Mapping[str,
     """Write a shard again with its unquantized tensors in the types that `before` has by name."""
     after = {span.name: span.dtype for span in read_header(path)}
     changed = {
-        name: _FLOATS[before[name]]
+        name: FLOATS[before[name]]
         for name, kind in after.items()
-        if kind in _FLOATS and before.get(name, kind) != kind and before[name] in _FLOATS
+        if kind in FLOATS and before.get(name, kind) != kind and before[name] in FLOATS
     }
     if not changed:
         return

@@ -43,7 +43,7 @@ class Loading:
     """How to load a checkpoint.
 
     `device` is torch's name; `most_bytes` bounds what each device may hold, where the rest is to be
-    spilled ("cpu", "disk" into `spill`).
+    spilled ("cpu", "disk" into `spill`). `vocabulary_size` cuts rows of logits to so many numbers.
     """
 
     device: str
@@ -52,6 +52,7 @@ class Loading:
     allow_pickle: bool = False
     most_bytes: Mapping[str | int, int] | None = None
     spill: str = ""
+    vocabulary_size: int | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `from_pretrained`."""
@@ -191,7 +192,8 @@ class CheckpointModel:
         self.model = self._load(path, loading)
         self.loaded.finish()
         config = self.model.config.get_text_config()
-        self.vocabulary_size = int(config.vocab_size)
+        width = int(config.vocab_size)
+        self.vocabulary_size = min(width, loading.vocabulary_size or width)
         self.context_length = _context_length(self.model.config)
         self.bos_token = bos_token(self.tokenizer)
         opening = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, 0)
