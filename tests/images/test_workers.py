@@ -41,6 +41,12 @@ AUTO_AWQ = {**AWQ, "awq": {"engine": "AutoAWQ"}}
 INT4 = {"method": "INT4", "int4": {}, "device": "CPU"}
 INT8 = {"method": "INT8", "device": "CPU"}
 NF4 = {"method": "BitsAndBytes", "bitsAndBytes": {"bits": 4}, "device": "CPU"}
+STUDENT = {
+    "method": "Distill",
+    "distill": {"steps": 3, "batchSize": 2, "checkpointSeconds": 1},
+    "device": "CPU",
+    "calibration": {"sequenceLength": 64},
+}
 TUNED = {
     "method": "INT4",
     "int4": {"rounding": "Tuned", "iterations": 2},
@@ -107,6 +113,7 @@ def pod(container: Callable[..., Container], tmp_path: Path) -> Callable[..., Po
         pytest.param("gptqmodel", USER, AWQ, "model.safetensors", id="gptqmodel"),
         pytest.param("transformers", USER, NF4, "model.safetensors", id="bitsandbytes"),
         pytest.param("transformers", USER, INT8, "model.safetensors", id="torchao"),
+        pytest.param("transformers", USER, STUDENT, "model.safetensors", id="accelerate"),
         pytest.param("auto-round", USER, TUNED, "model.safetensors", id="auto-round"),
         pytest.param("onnxruntime", USER, ONNX, "model.onnx", id="onnxruntime"),
         pytest.param("awq-legacy", USER, AUTO_AWQ, "model.safetensors", id="awq-legacy"),
