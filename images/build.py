@@ -29,10 +29,14 @@ NEWEST_SYMBOLS = {b"GLIBC": (2, 36), b"GLIBCXX": (3, 4, 30)}
 
 @dataclass(frozen=True)
 class Image:
-    """Where an image's recipe is, and which other image it stands on."""
+    """Where an image's recipe is, and which other image it stands on.
+
+    `over` is one of ours; `foreign` tells in words of another's, which the recipe names.
+    """
 
     recipe: str
     over: str | None = None
+    foreign: str = ""
 
 
 # name -> how it is made; one that others stand on comes before them.
@@ -47,7 +51,14 @@ IMAGES = {
     "gptq-legacy": Image("images/gptq-legacy/Dockerfile", over="base"),
     "awq-legacy": Image("images/awq-legacy/Dockerfile", over="base"),
     "operator": Image("operator/Dockerfile"),
+    # The last: without its base the others are built all the same.
+    "tensorrt": Image(
+        "images/tensorrt/Dockerfile",
+        foreign="it stands on NVIDIA's image of TensorRT-LLM (nvcr.io), which has to be pulled; "
+        "TENSORRT_LLM_IMAGE=base builds it over kubequant/base, for checkpoints without engines",
+    ),
 }
+OUR_BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,8 @@ class Choices:
     registry: str = ""
     python_image: str = ""
     torch_index_url: str = ""
+    tensorrt_llm_image: str = ""
+    """What holds TensorRT-LLM, or "base" for our own, which does not."""
     options: tuple[str, ...] = ()
     """Words for the tool itself, such as --network=host."""
 
@@ -82,10 +95,16 @@ def reference(name: str, registry: str = "") -> str:
     return f"{prefix}kubequant/{name}:{version()}"
 
 
-def with_those_below(names: list[str]) -> list[str]:
+def below(name: str, choices: Choices) -> str | None:
+    """Return which of our images the image `name` stands on."""
+    image = IMAGES[name]
+    return OUR_BASE if image.foreign and choices.tensorrt_llm_image == OUR_BASE else image.over
+
+
+def with_those_below(names: list[str], choices: Choices) -> list[str]:
     """Return `names` and what they stand on, in the order in which they are built."""
     wanted = set(IMAGES) if "all" in names else set(names)
-    wanted |= {below for name in wanted if (below := IMAGES[name].over)}
+    wanted |= {under for name in wanted if (under := below(name, choices))}
     return [name for name in IMAGES if name in wanted]
 
 
@@ -97,11 +116,15 @@ def build_command(name: str, choices: Choices) -> list[str]:
         arguments["PYTHON_IMAGE"] = choices.python_image
     if name == "base" and choices.torch_index_url:
         arguments["TORCH_INDEX_URL"] = choices.torch_index_url
-    if image.over:
-        below = reference(image.over, choices.registry)
+    under = below(name, choices)
+    if under:
+        place = reference(under, choices.registry)
         # podman and buildah file what has no registry under localhost, and look it up there.
         local = not choices.registry and choices.tool != "docker"
-        arguments["BASE_IMAGE"] = f"localhost/{below}" if local else below
+        argument = "TENSORRT_LLM_IMAGE" if image.foreign else "BASE_IMAGE"
+        arguments[argument] = f"localhost/{place}" if local else place
+    elif image.foreign and choices.tensorrt_llm_image:
+        arguments["TENSORRT_LLM_IMAGE"] = choices.tensorrt_llm_image
     # buildah forgets each step where it is not told to keep them; the others keep them anyway.
     keep = ["--layers"] if choices.tool == "buildah" else []
     command = [choices.tool, "build", *keep, *choices.options]
@@ -195,15 +218,21 @@ def newer_symbols(wheel: Path) -> str:
 
 def build(names: list[str], choices: Choices) -> list[str]:
     """Build `names` and what they stand on; return the references of `names`."""
-    order = with_those_below(names)
+    order = with_those_below(names, choices)
     if "gguf" in order:
         hand_in_wheel()
     for name in order:
         command = build_command(name, choices)
         say(f"building {reference(name, choices.registry)}: {' '.join(command)}")
         if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
-            raise SystemExit(f"building {name} with {choices.tool} failed; its words are above")
+            raise SystemExit(_failed(name, choices))
     return [reference(name, choices.registry) for name in order]
+
+
+def _failed(name: str, choices: Choices) -> str:
+    told = f"building {name} with {choices.tool} failed; its words are above"
+    foreign = IMAGES[name].foreign
+    return f"{told}; {foreign}" if foreign and below(name, choices) is None else told
 
 
 def main() -> None:
@@ -228,6 +257,11 @@ def main() -> None:
         help="the package index that torch comes from, such as one of CPU builds",
     )
     parser.add_argument(
+        "--tensorrt-llm-image",
+        default=environ("TENSORRT_LLM_IMAGE", ""),
+        help="what tensorrt stands on instead of NVIDIA's image; base for kubequant/base",
+    )
+    parser.add_argument(
         "--option", action="append", default=[], help="a word for the tool, such as --network=host"
     )
     parser.add_argument("--push", action="store_true", help="push what was built")
@@ -237,6 +271,7 @@ def main() -> None:
         registry=words.registry,
         python_image=words.python_image,
         torch_index_url=words.torch_index_url,
+        tensorrt_llm_image=words.tensorrt_llm_image,
         options=tuple(words.option),
     )
     references = build(words.names, choices)

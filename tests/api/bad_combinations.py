@@ -310,7 +310,55 @@ CONTRADICTIONS = (
         "TensorRT on a CPU",
         "method: TensorRT, device: CPU",
         "spec.device",
+        "must be GPU: TensorRT builds its engine on the GPU that will serve it; set "
+        "tensorRT.build: Checkpoint to stop before",
+    ),
+    Bad(
+        "an engine of TensorRT on a CPU, asked for by its word",
+        "method: TensorRT, tensorRT: {build: Engine}, device: CPU",
+        "spec.device",
         "must be GPU: TensorRT builds its engine on the GPU that will serve it",
+    ),
+    Bad(
+        "a checkpoint that no runtime reads",
+        "method: TensorRT, tensorRT: {build: Checkpoint, precision: INT8}",
+        "spec.tensorRT.precision",
+        "INT8 needs build: Engine, since no runtime reads its checkpoint",
+    ),
+    Bad(
+        "a checkpoint that is the original",
+        "method: TensorRT, tensorRT: {build: Checkpoint, precision: FP16}",
+        "spec.tensorRT.precision",
+        "FP16 needs build: Engine, since the checkpoint would be the original's copy",
+    ),
+    *(
+        Bad(
+            f"{field} without an engine",
+            f"method: TensorRT, tensorRT: {{build: Checkpoint, {field}: {value}}}",
+            f"spec.tensorRT.{field}",
+            "is only for an engine; remove it or set build: Engine",
+        )
+        for field, value in (
+            ("maxBatchSize", "8"),
+            ("maxInputLength", "64"),
+            ("maxOutputLength", "64"),
+            ("tensorParallel", "1"),
+            ("gpuProduct", "NVIDIA-L4"),
+        )
+    ),
+    Bad(
+        "fewer GPUs than parts of a layer",
+        "method: TensorRT, tensorRT: {tensorParallel: 4}, pod: {gpu: {count: 2}}",
+        "spec.pod.gpu.count",
+        "must not be less than tensorRT.tensorParallel",
+    ),
+    Bad(
+        "a node with another GPU than the engine's",
+        "method: TensorRT, tensorRT: {gpuProduct: NVIDIA-L4}, "
+        "pod: {nodeSelector: {nvidia.com/gpu.product: NVIDIA-A10}}",
+        "spec.pod.nodeSelector",
+        "must not name another nvidia.com/gpu.product than tensorRT.gpuProduct",
+        Server.LETS_PASS,
     ),
     Bad(
         "AutoGPTQ on a CPU",

@@ -86,6 +86,16 @@ GOOD = (
         "method: Distill, distill: {student: {keepLayers: 8}}",
     ),
     Good(
+        "a checkpoint for TensorRT-LLM, on a CPU",
+        "method: TensorRT, tensorRT: {build: Checkpoint, precision: INT4AWQ}, device: CPU",
+    ),
+    Good(
+        "an engine for one kind of GPU, over two of them",
+        "method: TensorRT, tensorRT: {precision: INT8, maxBatchSize: 64, maxInputLength: 4096, "
+        "maxOutputLength: 1024, tensorParallel: 2, gpuProduct: NVIDIA-H100-80GB-HBM3}, "
+        "pod: {gpu: {count: 2}, nodeSelector: {nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3}}",
+    ),
+    Good(
         "a model in a bucket of another store",
         "model: {uri: 's3://models/a/b', s3: {endpoint: 'http://10.0.0.1:9000', region: eu-1}, "
         "secretRef: {name: keys}}",

@@ -177,11 +177,45 @@ DEFAULTS = ResourceRequirements(
             {"cpu": "4", "memory": "8Gi", "amd.com/gpu": "2"},
             id="no other GPU beside the one that is named",
         ),
+        pytest.param(
+            "method: TensorRT, tensorRT: {tensorParallel: 4}",
+            {"cpu": "2", "memory": "8Gi", "nvidia.com/gpu": "4"},
+            {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "4"},
+            id="a GPU for each part of an engine",
+        ),
+        pytest.param(
+            "method: TensorRT, tensorRT: {build: Checkpoint}, device: CPU",
+            {"cpu": "2", "memory": "8Gi"},
+            {"cpu": "4", "memory": "8Gi"},
+            id="no GPU for a checkpoint that is made on a CPU",
+        ),
     ],
 )
 def test_resources(spec: str, requests: dict[str, str], limits: dict[str, str]) -> None:
     body = body_of(spec, cpu_resources=DEFAULTS, gpu_resources=DEFAULTS)
     assert container_of(body)["resources"] == {"requests": requests, "limits": limits}
+
+
+@pytest.mark.parametrize(
+    ("spec", "selector"),
+    [
+        pytest.param("method: TensorRT", None, id="any node for an engine of any GPU"),
+        pytest.param(
+            "method: TensorRT, tensorRT: {gpuProduct: NVIDIA-L4}",
+            {"nvidia.com/gpu.product": "NVIDIA-L4"},
+            id="a node with the GPU that an engine is for",
+        ),
+        pytest.param(
+            "method: TensorRT, tensorRT: {gpuProduct: NVIDIA-L4}, pod: {nodeSelector: {zone: a}}",
+            {"zone": "a", "nvidia.com/gpu.product": "NVIDIA-L4"},
+            id="beside what the user asks of a node",
+        ),
+    ],
+)
+def test_an_engine_is_built_on_the_gpu_that_it_is_for(
+    spec: str, selector: dict[str, str] | None
+) -> None:
+    assert pod_of(body_of(spec)).get("nodeSelector") == selector
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ HERE = Path(__file__).parent
 DOCUMENT = ROOT / "docs" / "gpu-results.md"
 MODELS = {"tiny": ("tiny", 2), "7b": ("7b", 2), "8b": ("8b", 2)}
 DEPTH = 32
+# The tests that are marked `gpu`, by the image whose environment they need.
+MARKED = {"gptq-legacy": "test_autogptq.py", "tensorrt": "test_whole_run_tensorrt.py"}
 SECONDS = 7200
 
 
@@ -144,10 +146,18 @@ def serve(artifact: Path, python: Path, words: argparse.Namespace) -> str:
     """Serve by vLLM where an interpreter holds it, else by transformers; say how fast it was."""
     config = json.loads((artifact / "config.json").read_text())
     method = config.get("quantization_config", {}).get("quant_method")  # a pruned model has none
+    if (artifact / "engine").is_dir():
+        named = Path(os.environ.get("TENSORRT_LLM_PYTHON", sys.executable))
+        told = run_json(
+            named, HERE / "serve.py", "tensorrt-llm", artifact, words.device, device=words.device
+        )
+        return f"{told['runtime']}, {told['tokens'] / told['seconds']:.1f} tokens/s"
     by_vllm = next((one for one in interpreters(words.python) if holds(one, "vllm")), None)
     runtime, server = "transformers", python
     if by_vllm is not None and words.device == "GPU":
         runtime, server = "vllm", by_vllm
+    elif method == "modelopt":  # transformers would take its numbers for weights
+        raise RuntimeError("neither TensorRT-LLM nor vLLM is here to serve it")
     elif method in {"gptq", "awq"}:  # which transformers reads by GPTQModel
         found = find(interpreters(words.python), "gptqmodel")
         if found is None:
@@ -243,10 +253,17 @@ def marked_tests(device: str) -> bool:
     if not holds(Path(sys.executable), "pytest", "pytest_timeout"):
         say("the tests marked `gpu`: left out, pytest and pytest-timeout are not in this one")
         return True
-    if not list(cache_folder().glob("gptq-legacy-*")):
-        say("the tests marked `gpu`: left out, `make env-gptq-legacy` was not run here")
+    files = []
+    for image, name in MARKED.items():
+        if not list(cache_folder().glob(f"{image}-*")):
+            say(f"{name}: left out, `make env-{image}` was not run here")
+        elif image == "tensorrt" and not os.environ.get("TENSORRT_LLM_PYTHON"):
+            say(f"{name}: left out, TENSORRT_LLM_PYTHON does not name TensorRT-LLM's Python")
+        else:
+            files.append(f"tests/worker/engines/{name}")
+    if not files:
         return True
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/worker/engines"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", *files]
     given = {**variables(device), "KUBEQUANT_GPU": "1"}
     return subprocess.run(command, cwd=ROOT, env=given, check=False).returncode == 0
 

@@ -17,7 +17,8 @@ same tokens, does.
 NEVER = (
     "It has not been run on a GPU yet: none was at hand, and nothing here says that any works\n"
     "on one. `make test` runs every engine on a CPU but AutoGPTQ, which refuses one: of that it\n"
-    "runs the loop, with tensors on a CPU in the GPU's place."
+    "runs the loop, with tensors on a CPU in the GPU's place. Of TensorRT it makes checkpoints\n"
+    "and what engines are built of: no engine was built, nor NVIDIA's TensorRT-LLM started."
 )
 COLUMNS = (
     "method", "engine", "outcome", "size", "mean KL", "same token", "quantizing", "GPU memory",

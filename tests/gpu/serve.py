@@ -1,7 +1,7 @@
 """Serves a checkpoint as a user would and says how fast: `serve.py RUNTIME FOLDER DEVICE`.
 
-RUNTIME is vllm or transformers. Nothing of kubequant is imported. Prints JSON: runtime, tokens,
-seconds.
+RUNTIME is vllm, transformers or, for the engine in the folder, tensorrt-llm. Nothing of
+kubequant is imported. Prints JSON: runtime, tokens, seconds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,24 @@ def by_vllm(folder: str) -> tuple[str, int, float]:
     found = model.generate([PROMPT], settings)
     count = len(found[0].outputs[0].token_ids)
     return f"vLLM {vllm.__version__}", count, time.monotonic() - started
+
+
+def by_tensorrt_llm(folder: str) -> tuple[str, int, float]:
+    """Return (runtime, tokens, seconds) of an engine's greedy answer, the second time."""
+    import tensorrt_llm  # noqa: PLC0415 - one of the three is there
+    from tensorrt_llm._tensorrt_engine import LLM  # noqa: PLC0415 - as above
+
+    settings = tensorrt_llm.SamplingParams(
+        max_tokens=TOKENS, temperature=0.0, top_k=1, ignore_eos=True
+    )
+    model = LLM(model=f"{folder}/engine", tokenizer=folder)
+    model.generate([PROMPT], settings)
+    started = time.monotonic()
+    found = model.generate([PROMPT], settings)
+    seconds = time.monotonic() - started
+    count = len(found[0].outputs[0].token_ids)
+    model.shutdown()
+    return f"TensorRT-LLM {tensorrt_llm.__version__}", count, seconds
 
 
 def by_transformers(folder: str, device: str) -> tuple[str, int, float]:
@@ -51,9 +69,12 @@ def by_transformers(folder: str, device: str) -> tuple[str, int, float]:
 
 def main() -> None:
     runtime, folder, device = sys.argv[1:]
-    name, tokens, seconds = (
-        by_vllm(folder) if runtime == "vllm" else by_transformers(folder, device)
-    )
+    if runtime == "vllm":
+        name, tokens, seconds = by_vllm(folder)
+    elif runtime == "tensorrt-llm":
+        name, tokens, seconds = by_tensorrt_llm(folder)
+    else:
+        name, tokens, seconds = by_transformers(folder, device)
     print(json.dumps({"runtime": name, "tokens": tokens, "seconds": seconds}))
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 IMAGES = (
     "base", "gguf", "llmcompressor", "gptqmodel", "transformers", "auto-round", "onnxruntime",
-    "gptq-legacy", "awq-legacy", "operator",
+    "gptq-legacy", "awq-legacy", "operator", "tensorrt",
 )  # fmt: skip
 STARTED = {
     "gguf": "kubequant_worker",
@@ -36,6 +36,8 @@ STARTED = {
     "gptq-legacy": "kubequant_worker",
     "awq-legacy": "kubequant_worker",
     "operator": "kubequant.controller",
+    # Over our own base: NVIDIA's comes from a registry.
+    "tensorrt": "kubequant_worker",
 }
 TITLES = "org.opencontainers.image"
 TEMPORARY = {"/tmp", "/var/tmp", "/run/lock", "/var/lock"}  # noqa: S108 -- the images' own
@@ -147,6 +149,7 @@ def test_the_operator_image_holds_no_engine_and_no_installer(
         ("gptq-legacy", ("images/base/constraints.txt", "images/gptq-legacy/constraints.txt")),
         ("awq-legacy", ("images/base/constraints.txt", "images/awq-legacy/constraints.txt")),
         ("operator", ("operator/constraints.txt",)),
+        ("tensorrt", ("images/base/constraints.txt", "images/tensorrt/constraints.txt")),
     ],
 )
 def test_an_image_holds_the_pinned_versions_and_nothing_else(

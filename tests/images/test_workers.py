@@ -47,6 +47,12 @@ STUDENT = {
     "device": "CPU",
     "calibration": {"sequenceLength": 64},
 }
+FP8 = {
+    "method": "TensorRT",
+    "tensorRT": {"build": "Checkpoint"},
+    "device": "CPU",
+    "calibration": {"samples": 4, "sequenceLength": 64},
+}
 TUNED = {
     "method": "INT4",
     "int4": {"rounding": "Tuned", "iterations": 2},
@@ -117,6 +123,7 @@ def pod(container: Callable[..., Container], tmp_path: Path) -> Callable[..., Po
         pytest.param("auto-round", USER, TUNED, "model.safetensors", id="auto-round"),
         pytest.param("onnxruntime", USER, ONNX, "model.onnx", id="onnxruntime"),
         pytest.param("awq-legacy", USER, AUTO_AWQ, "model.safetensors", id="awq-legacy"),
+        pytest.param("tensorrt", USER, FP8, "model.safetensors", id="tensorrt over our base"),
     ],
 )
 def test_the_worker_in_the_image_quantizes_the_tiny_model(

@@ -79,6 +79,19 @@ DISTILLATION = {
         "divergenceReductionPercent": "99.23",
     },
 }
+ENGINE = {
+    "gpu": "NVIDIA L4",
+    "gpuProduct": "NVIDIA-L4",
+    "computeCapability": "8.9",
+    "driver": "580.1",
+    "cuda": "13.0",
+    "tensorrt": "10.14.1",
+    "tensorrtLLM": "1.2.1",
+    "precision": "FP8",
+    "maxBatchSize": 8,
+    "maxInputLength": 2048,
+    "maxOutputLength": 512,
+}
 TEXT = " a fishing boat came home without its crew. The harbour master wrote nothing down."
 
 
@@ -164,6 +177,7 @@ def _variant(method: Method, name: str, numbers: tuple[Any, ...], paths: list[st
         ],
         **({"sparsityDetail": SPARSITY} if method is Method.PRUNE else {}),
         **({"distillationDetail": DISTILLATION} if method is Method.DISTILL else {}),
+        **({"engineDetail": ENGINE} if method is Method.TENSOR_RT else {}),
         "notes": ["blk.0.attn_k.weight fell back to Q5_0: its rows are 192 long"],
     }
 

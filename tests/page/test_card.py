@@ -139,6 +139,16 @@ def test_the_zeros_of_a_pruned_model_are_told_by_kind_of_module() -> None:
     assert "| all | 4 | 50.00 % | 50.01 % | 50.00 % | 50.10 % |" in lines
 
 
+def test_an_engine_is_told_with_the_one_gpu_and_the_limits_that_it_serves() -> None:
+    text = model_card(whole_report(Method.TENSOR_RT)).decode()
+
+    assert (
+        "- The engine serves only where it was built: NVIDIA L4, compute capability 8.9, driver "
+        "580.1; TensorRT-LLM 1.2.1, TensorRT 10.14.1, CUDA 13.0; at most 8 requests of 2,048 "
+        "tokens in and 512 out, over 1 GPU"
+    ) in text
+
+
 def test_the_steps_that_made_the_source_are_told() -> None:
     step = {"method": "Prune", "setting": "50 % zeros", "run": "b916b3ae", "uri": "hf://o/first"}
     card = model_card(whole_report(source={"uri": "s3://b/pruned", "steps": [step]})).decode()

@@ -25,7 +25,7 @@ def test_every_method_has_commands_and_each_begins_a_line_that_a_shell_takes(
     found = by_runtime(method)
     expected = {
         Method.GGUF: ["llama.cpp", "Ollama", "llama-cpp-python"],
-        Method.TENSOR_RT: ["TensorRT-LLM"],
+        Method.TENSOR_RT: ["TensorRT-LLM", "vLLM"],
     }
 
     assert list(found) == expected.get(method, ["vLLM", "transformers"])
@@ -79,6 +79,20 @@ def test_a_model_whose_code_was_trusted_is_loaded_with_it() -> None:
     # An option of https://docs.vllm.ai/en/latest/cli/serve.
     assert found["vLLM"] == "vllm serve . --trust-remote-code"
     assert found["transformers"].count("trust_remote_code=True") == 2
+    settings = whole_report(Method.TENSOR_RT).to_json()["settings"]
+    settings["model"]["trustRemoteCode"] = True
+    found = by_runtime(Method.TENSOR_RT, settings=settings)
+    assert found["TensorRT-LLM"] == "trtllm-serve . --trust_remote_code"
+
+
+@pytest.mark.parametrize("precision", ["INT8", "INT4AWQ"])
+def test_a_modelopt_checkpoint_is_offered_to_vllm_in_fp8_alone_and_never_to_transformers(
+    precision: str,
+) -> None:
+    settings = whole_report(Method.TENSOR_RT).to_json()["settings"]
+    settings["tensorRT"]["precision"] = precision
+
+    assert list(by_runtime(Method.TENSOR_RT, settings=settings)) == ["TensorRT-LLM"]
 
 
 def test_a_run_on_a_gpu_is_loaded_on_one() -> None:

@@ -41,6 +41,59 @@ def test_every_image_of_the_catalog_is_built_from_pins_of_its_own(key: ImageKey)
     assert f"| `kubequant/{key}` |" in (ROOT / "images" / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("image", "registry", "tool", "stands_on", "built"),
+    [
+        pytest.param("", "", "docker", None, ["tensorrt"], id="NVIDIA's, as the recipe names it"),
+        pytest.param(
+            "mirror.example/trtllm:1.2.1", "", "docker", "mirror.example/trtllm:1.2.1",
+            ["tensorrt"], id="a mirror of it",
+        ),
+        pytest.param(
+            "base", "", "buildah", "localhost/kubequant/base:", ["base", "tensorrt"], id="our base",
+        ),
+        pytest.param(
+            "base", "example.com/team", "docker", "example.com/team/kubequant/base:",
+            ["base", "tensorrt"], id="our base in a registry",
+        ),
+    ],
+)  # fmt: skip
+def test_tensorrt_stands_on_nvidias_image_or_on_what_is_named(
+    image: str, registry: str, tool: str, stands_on: str | None, built: list[str]
+) -> None:
+    script = build_script()
+    choices = script.Choices(tool=tool, registry=registry, tensorrt_llm_image=image)
+    command = script.build_command("tensorrt", choices)
+    named = [word for word in command if word.startswith("TENSORRT_LLM_IMAGE=")]
+
+    assert script.with_those_below(["tensorrt"], choices) == built
+    assert [word.partition("=")[2].startswith(stands_on or "") for word in named] == (
+        [True] if stands_on else []
+    )
+    assert not [word for word in command if word.startswith("BASE_IMAGE=")]
+
+
+def test_all_other_images_are_built_before_the_one_that_stands_on_anothers() -> None:
+    script = build_script()
+    order = script.with_those_below(["all"], script.Choices(tool="docker"))
+
+    assert order[-1] == "tensorrt"
+    assert set(order) == set(script.IMAGES)
+
+
+def test_a_base_that_cannot_be_pulled_ends_with_the_way_out(tmp_path: Path) -> None:
+    script = build_script()
+    failing = tmp_path / "tool"
+    failing.write_text("#!/bin/sh\nexit 1\n")
+    failing.chmod(0o755)
+
+    with pytest.raises(SystemExit, match=r"nvcr\.io.*TENSORRT_LLM_IMAGE=base"):
+        script.build(["tensorrt"], script.Choices(tool=str(failing)))
+    with pytest.raises(SystemExit) as ours:
+        script.build(["base"], script.Choices(tool=str(failing)))
+    assert "nvcr.io" not in str(ours.value)
+
+
 @pytest.mark.parametrize("key", [*ImageKey, "base"])
 def test_the_pins_of_an_image_hold_all_that_the_worker_itself_needs(key: str) -> None:
     # An environment is made of the pins alone, and a page of every run is drawn in it.

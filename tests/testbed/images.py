@@ -31,7 +31,10 @@ PACKAGES = ("ca-certificates", "python3", "python3-venv")
 # Words for buildah: packages come from the network that this machine has, images from none.
 BUILD_OPTIONS = ("--network=host", "--pull-never", "--force-rm")
 # What the user chose for `make images` decides nothing here.
-CHOICES = ("KUBEQUANT_IMAGE_TOOL", "KUBEQUANT_REGISTRY", "PYTHON_IMAGE", "TORCH_INDEX_URL")
+CHOICES = (
+    "KUBEQUANT_IMAGE_TOOL", "KUBEQUANT_REGISTRY", "PYTHON_IMAGE", "TENSORRT_LLM_IMAGE",
+    "TORCH_INDEX_URL",
+)  # fmt: skip
 LONG_SECONDS = 1800
 KEPT = 2
 LEAST_FREE_BYTES = 20 * 2**30
@@ -163,6 +166,7 @@ def _build(name: str) -> None:
     log = folder() / f"build-{name}.log"
     command = [sys.executable, str(ROOT / "images" / "build.py"), name, "--tool", "buildah"]
     command += [f"--option={word}" for word in BUILD_OPTIONS]
+    command += ["--tensorrt-llm-image", "base"]  # NVIDIA's comes from a registry
     _say(f"building the image {name} (the first time some minutes; log: {log})")
     started = time.monotonic()
     with log.open("wb") as output:

@@ -12,6 +12,7 @@ from kubequant.api.fields import quantity_bytes
 from kubequant.api.gating import shown
 from kubequant.api.params import GGUFType
 from kubequant.api.spec import Device, Method
+from kubequant.api.tensorrt import GPU_PRODUCT_LABEL
 from kubequant_worker.advice_distill import distilled
 from kubequant_worker.expectations import expectation, is_surely_worse, rise_text, usual
 from kubequant_worker.ladder import NEXT_TYPE
@@ -42,6 +43,7 @@ _INSTEAD: Final[dict[Method, str]] = {
     Method.AWQ: "take method INT8, or GPTQ with bits: 8",
     Method.INT8: "set spec.int8.scheme: WeightOnly, which leaves the activations as they are",
     Method.FP8: "take method INT8 with scheme WeightOnly",
+    Method.TENSOR_RT: "set spec.tensorRT.precision: FP8",
 }
 
 
@@ -90,6 +92,7 @@ def recommendations(report: RunReport) -> tuple[str, ...]:
         *_quality(report),
         *_pruned(report),
         *distilled(report),
+        *_engine(report),
         *_gates(report),
         *_speed(report),
         *_fit(report),
@@ -176,6 +179,23 @@ def _pruned(report: RunReport) -> Iterator[str]:
             f"{variant.name} has {shown(detail.percent)} % zeros and takes as much room as the "
             f"original: quantize it, with this artifact as spec.model.uri{place}."
         )
+
+
+def _engine(report: RunReport) -> Iterator[str]:
+    """Yield where an engine serves, and what would serve a checkpoint faster."""
+    for variant in report.variants:
+        built = variant.engine_detail
+        if built is not None:
+            yield (
+                f"{variant.name} serves on {built.gpu} with TensorRT-LLM {built.tensorrt_llm} "
+                f"alone, {built.max_batch_size} requests at once: ask for such nodes with "
+                f"nodeSelector {GPU_PRODUCT_LABEL}: {built.gpu_product}."
+            )
+        elif variant.method is Method.TENSOR_RT:
+            yield (
+                f"{variant.name} is a checkpoint without an engine: where TensorRT engines serve, "
+                "set spec.tensorRT.build: Engine, and gpuProduct to the GPU that will."
+            )
 
 
 def _gates(report: RunReport) -> Iterator[str]:

@@ -14,7 +14,7 @@ from kubequant_worker import readable
 from kubequant_worker.card_metadata import card_metadata
 from kubequant_worker.page import method_tables, tables
 from kubequant_worker.page.gates import gates_table
-from kubequant_worker.page.view import earlier, notes, performance_facts, shortfalls
+from kubequant_worker.page.view import earlier, engines, notes, performance_facts, shortfalls
 from kubequant_worker.serving import commands, served_variant
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ def _origin(report: RunReport) -> str:
     if report.student:
         told = f" at commit {_code(report.student.revision)}" if report.student.revision else ""
         lines.append(f"Student before it learned: {_code(report.student.uri)}{told}")
+    lines += [f"The engine serves only where it was built: {_text(one)}" for one in engines(report)]
     for dataset in report.datasets:
         digest = f", SHA-256 `{dataset.sha256}`" if dataset.sha256 else ""
         lines.append(

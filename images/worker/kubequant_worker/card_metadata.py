@@ -27,7 +27,7 @@ TASK: Final = "text-generation"
 # What these make is no quantized model; the Hub's tree of models calls it a finetune.
 _NOT_QUANTIZED: Final = frozenset({Method.PRUNE, Method.DISTILL})
 # ending of a weights file -> the library that the Hub shows code for
-_LIBRARIES: Final = {".gguf": "gguf", ".onnx": "onnx", ".engine": "tensorrt"}
+_LIBRARIES: Final = {".gguf": "gguf", ".onnx": "onnx"}
 _BITS: Final = {Method.INT4: 4, Method.INT8: 8, Method.FP8: 8}
 
 
@@ -66,6 +66,8 @@ def _method(report: RunReport) -> Method | None:
 
 
 def _library(report: RunReport) -> str:
+    if _method(report) is Method.TENSOR_RT:  # transformers would take its checkpoint for another
+        return "tensorrt"
     paths = [file.path for one in report.variants for file in one.files]
     fitting = (name for end, name in _LIBRARIES.items() if any(p.endswith(end) for p in paths))
     return next(fitting, "transformers")

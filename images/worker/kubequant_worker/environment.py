@@ -32,6 +32,7 @@ LIBRARIES: Final = (
     "onnxscript",
     "auto-gptq",
     "autoawq",
+    "nvidia-modelopt",
     "accelerate",
     "numpy",
     "torch",

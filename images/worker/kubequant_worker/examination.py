@@ -136,7 +136,7 @@ class Examination:
         """
         if self._baseline is None or not self.measures(Measurement.PERFORMANCE):
             return
-        waiting = [variant for variant in variants if variant.performance is None]
+        waiting = [one for one in variants if one.performance is None and one.produced.timed]
         first = self._record.original_performance is None
         meter.set_total(1)
         share = 1 / max(1, len(waiting) + first)

@@ -39,6 +39,8 @@ EXPECTATIONS: Final[dict[tuple[Method, str], Usual]] = {
     (Method.GPTQ, "4"): Usual(75, "under 2 % worse", 2),
     (Method.GPTQ, "8"): INT8,
     (Method.AWQ, "4"): Usual(70, "better than GPTQ, which is under 2 % worse", 2),
+    (Method.TENSOR_RT, "8"): INT8,
+    (Method.TENSOR_RT, "4"): Usual(75, "under 2 % worse", 2),
     (Method.BITS_AND_BYTES, "8"): Usual(50),
     (Method.BITS_AND_BYTES, "4"): Usual(75),
     (Method.GGUF, GGUFType.Q2_K): Usual(87.5, "poor"),

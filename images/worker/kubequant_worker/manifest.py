@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from kubequant.api.base import Model
+from kubequant.api.contract import EngineDetail
 from kubequant.api.fields import SHA256, ByteCount, RunDigest, ShortText
 
 if TYPE_CHECKING:
@@ -54,15 +55,24 @@ class Manifest(Model):
     """The digest of the spec that the artifact was made from."""
     files: Annotated[tuple[ManifestFile, ...], Field(max_length=10_000)]
     """Every file but this one, by path."""
+    engine: EngineDetail | None = None
+    """What a TensorRT-LLM engine among the files was built on and for: it serves nothing else."""
 
     @classmethod
-    def of(cls, name: str, digest: str, files: Iterable[FileDigest]) -> Manifest:
+    def of(
+        cls,
+        name: str,
+        digest: str,
+        files: Iterable[FileDigest],
+        *,
+        engine: EngineDetail | None = None,
+    ) -> Manifest:
         """Return the manifest of `files`, ordered by path."""
         listed = tuple(
             ManifestFile(path=file.path, size=file.size_bytes, sha256=file.sha256)
             for file in sorted(files)
         )
-        return cls(name=name, digest=digest, files=listed)
+        return cls(name=name, digest=digest, files=listed, engine=engine)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Manifest:
@@ -71,7 +81,7 @@ class Manifest(Model):
 
     def to_bytes(self) -> bytes:
         """Return the document as it is published: indented, one line at the end."""
-        return self.model_dump_json(indent=2).encode() + b"\n"
+        return self.model_dump_json(indent=2, exclude_none=True).encode() + b"\n"
 
     def digests(self) -> tuple[FileDigest, ...]:
         """Return the files as values to compare, ordered by path."""

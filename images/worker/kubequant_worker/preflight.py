@@ -36,16 +36,22 @@ def refuse_what_is_missing(spec: QuantizationJobSpec) -> None:
             reason=FailureReason.DEVICE_NOT_FOUND,
         )
     if spec.effective_device() is Device.GPU and not gpus():
-        engine = getattr(spec.parameters(), "engine", AUTO)
-        bound = any(
-            one.name == engine and Device.CPU not in one.devices for one in ENGINES[spec.method]
-        )
-        way = f"name another engine than {engine}" if bound else "set spec.device: CPU"
         raise BadRequestError(
-            f"spec.device: method {spec.method} is to run on a GPU, and there is none here; {way}, "
-            "or run it where NVIDIA's driver shows a GPU",
+            f"spec.device: method {spec.method} is to run on a GPU, and there is none here; "
+            f"{_without_gpu(spec)}, or run it where NVIDIA's driver shows a GPU",
             reason=FailureReason.DEVICE_NOT_FOUND,
         )
+
+
+def _without_gpu(spec: QuantizationJobSpec) -> str:
+    """Return what to change in a spec that is to run on a CPU."""
+    if spec.method is Method.TENSOR_RT and (spec.tensor_rt is None or spec.tensor_rt.builds_engine):
+        return "set spec.tensorRT.build: Checkpoint and spec.device: CPU"
+    engine = getattr(spec.parameters(), "engine", AUTO)
+    bound = any(
+        one.name == engine and Device.CPU not in one.devices for one in ENGINES[spec.method]
+    )
+    return f"name another engine than {engine}" if bound else "set spec.device: CPU"
 
 
 def require_secrets(spec: QuantizationJobSpec, credentials: Path) -> None:

@@ -335,6 +335,7 @@ class Record:
             )
             if produced.distillation
             else None,
+            engine_detail=produced.engine,
         )
 
 

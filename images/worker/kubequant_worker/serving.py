@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PROMPT: Final = "Once upon a time"
 _VLLM: Final = "vllm serve "
+# What each server wants to hear before it runs a model's own code.
+_TRUST: Final = {_VLLM: "--trust-remote-code", "trtllm-serve ": "--trust_remote_code"}
 # The longest name of a model that Ollama takes.
 _OLLAMA_NAME: Final = 80
 
@@ -54,20 +56,28 @@ def commands(report: RunReport) -> tuple[Command, ...]:
     elif report.usage is not None and report.usage.command:
         command = _trusting(report, report.usage.command)
         found.append(Command(report.usage.runtime, command, _note(variant, command)))
+    if variant.method is Method.TENSOR_RT:
+        return (*found, *_vllm_too(report))
     is_checkpoint = "config.json" in paths and any(path.endswith(".safetensors") for path in paths)
     if is_checkpoint and all(one.runtime != "transformers" for one in found):
         found.append(_transformers(report))
     return tuple(found)
 
 
+def _vllm_too(report: RunReport) -> tuple[Command, ...]:
+    """Return what else loads ModelOpt's checkpoint: transformers would take it for another."""
+    asked = report.settings.tensor_rt if report.settings else None
+    if asked is None or asked.precision != "FP8":
+        return ()
+    return (Command("vLLM", _trusting(report, "vllm serve ."), "The checkpoint, not the engine."),)
+
+
 def _trusting(report: RunReport, command: str) -> str:
-    """Return vLLM's command for a model whose own code was trusted, with the word that it needs."""
+    """Return a server's command for a model whose own code was trusted, with the word it needs."""
     trusted = report.settings is not None and report.settings.model.trust_remote_code
-    return (
-        f"{command} --trust-remote-code"
-        if trusted and command.startswith(_VLLM) and "trust-remote-code" not in command
-        else command
-    )
+    words = (word for server, word in _TRUST.items() if command.startswith(server))
+    word = next(words, "") if trusted else ""
+    return f"{command} {word}" if word and word not in command else command
 
 
 def _note(variant: VariantReport, command: str) -> str:

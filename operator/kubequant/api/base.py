@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LOCAL: Final[Mapping[str, bool]] = {"local": True}
 """The validation context of a run on this machine, where `file://` means something."""
 
-_ACRONYMS: Final = {"dtype": "DType", "gpu": "GPU", "kl": "KL", "rt": "RT"}
+_ACRONYMS: Final = {"dtype": "DType", "gpu": "GPU", "kl": "KL", "llm": "LLM", "rt": "RT"}
 VALIDATIONS: Final = "x-kubernetes-validations"
 
 

@@ -228,6 +228,40 @@ class DistillationDetail(Model):
     """The student before it learned; absent where perplexity was not measured."""
 
 
+class EngineDetail(Model):
+    """What a TensorRT-LLM engine was built on, by what, and for how much: it serves nothing else.
+
+    By the engine's own config and the words of the library that built it.
+    """
+
+    gpu: Annotated[ShortText, Field(min_length=1)]
+    """The GPU that built it, by its driver's name."""
+    gpu_product: Annotated[StrictStr, Field(max_length=63)] = ""
+    """The same as nodes are labelled: the value of nvidia.com/gpu.product."""
+    compute_capability: Annotated[StrictStr, Field(max_length=16)]
+    """The GPU's architecture, like 9.0."""
+    gpu_memory_bytes: ByteCount | None = None
+    """How much memory the GPU has."""
+    driver: Annotated[StrictStr, Field(max_length=64)] = ""
+    """The version of NVIDIA's driver."""
+    cuda: Annotated[StrictStr, Field(max_length=64)] = ""
+    """The version of CUDA."""
+    tensorrt: Annotated[StrictStr, Field(max_length=64)] = ""
+    """The version of TensorRT."""
+    tensorrt_llm: Annotated[StrictStr, Field(max_length=64)]
+    """The version of TensorRT-LLM, which alone serves it."""
+    precision: Annotated[StrictStr, Field(max_length=16)]
+    """The type of weights and products."""
+    max_batch_size: Count
+    """The most requests that it serves at once."""
+    max_input_length: Count
+    """The most tokens of a prompt."""
+    max_output_length: Count
+    """The most tokens of an answer."""
+    tensor_parallel: Count = 1
+    """Over how many GPUs each layer is split."""
+
+
 class Generation(Model):
     """One prompt, continued greedily by the original and by the variant."""
 

@@ -118,6 +118,8 @@ def _parameters(spec: QuantizationJobSpec) -> dict[str, Any]:
     student = spec.distill.student if spec.distill else None
     if student is not None:
         written["student"] = _student(student)
+    if written.get("build") == "Engine":
+        del written["build"]
     for name, value in written.items():
         if isinstance(value, str) and _DECIMAL.fullmatch(value):
             written[name] = plain_decimal(value)

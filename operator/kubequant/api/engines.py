@@ -29,6 +29,7 @@ TORCH: Final = "Torch"
 AUTO_GPTQ: Final = "AutoGPTQ"
 AUTO_AWQ: Final = "AutoAWQ"
 ACCELERATE: Final = "Accelerate"
+MODEL_OPT: Final = "ModelOpt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +186,16 @@ ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
     ),
     Method.DISTILL: (
         Engine(ACCELERATE, _EVERYWHERE, "it trains by torch on whatever is there", *_DENSE),
+    ),
+    # A CPU is enough for the checkpoint; the API refuses it for an engine.
+    Method.TENSOR_RT: (
+        Engine(
+            MODEL_OPT,
+            _EVERYWHERE,
+            "TensorRT-LLM reads what it writes",
+            "ModelOpt checkpoint, TensorRT-LLM engine",
+            "TensorRT-LLM; vLLM (FP8 checkpoint)",
+        ),
     ),
 }
 """The engines of each method, in the order in which Auto prefers them."""

@@ -344,20 +344,3 @@ class DistillParameters(MethodParameters):
     checkpoint_seconds: Annotated[StrictInt, Field(ge=1, le=86_400)] = 300
     """How often a checkpoint is left beside the output, from which a killed pod's successor goes
     on. It changes nothing of what comes out."""
-
-
-class TensorRTParameters(MethodParameters):
-    """Parameters of method TensorRT."""
-
-    precision: Literal["FP8", "INT8", "INT4AWQ", "FP16"] = "FP8"
-    """The type of weights and products in the engine."""
-    max_batch_size: Annotated[StrictInt, Field(ge=1, le=4096)] = 8
-    """The most requests that the engine serves at once."""
-    max_input_length: Annotated[StrictInt, Field(ge=1, le=1_048_576)] = 2048
-    """The most tokens of a prompt."""
-    max_output_length: Annotated[StrictInt, Field(ge=1, le=1_048_576)] = 512
-    """The most tokens of an answer."""
-    tensor_parallel: Annotated[StrictInt, Field(ge=1, le=64)] = 1
-    """Over how many GPUs each layer is split."""
-    ignore: IgnoredModules = ("lm_head",)
-    """Modules that stay as they are, by name or by pattern."""

@@ -15,6 +15,7 @@ from kubequant.api.details import (
     BenchmarkDetail,
     DistillationDetail,
     DivergenceDetail,
+    EngineDetail,
     Generation,
     PerformanceDetail,
     PerplexityDetail,
@@ -119,6 +120,8 @@ class VariantReport(Variant):
     """What is zero in a pruned model."""
     distillation_detail: DistillationDetail | None = None
     """How a student learned, and what it was worth before."""
+    engine_detail: EngineDetail | None = None
+    """What a TensorRT-LLM engine was built on and for."""
     perplexity_detail: PerplexityDetail | None = None
     """How the perplexity was measured."""
     perplexity_increase_standard_error: MeasuredDecimal | None = None

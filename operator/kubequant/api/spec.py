@@ -38,9 +38,9 @@ from kubequant.api.params import (
     INT8Parameters,
     MethodParameters,
     PruneParameters,
-    TensorRTParameters,
 )
 from kubequant.api.pod import Pod
+from kubequant.api.tensorrt import TensorRTParameters
 
 __all__ = [
     "MEMBERS",
@@ -285,10 +285,31 @@ class QuantizationJobSpec(Model):
             field="goal",
         ),
         Rule(
-            message="must be GPU: TensorRT builds its engine on the GPU that will serve it",
-            holds=lambda s: s.method is not Method.TENSOR_RT or s.device is not Device.CPU,
-            cel="self.method != 'TensorRT' || !has(self.device) || self.device != 'CPU'",
+            message="must be GPU: TensorRT builds its engine on the GPU that will serve it; set "
+            "tensorRT.build: Checkpoint to stop before",
+            holds=lambda s: (
+                s.method is not Method.TENSOR_RT
+                or s.device is not Device.CPU
+                or not (s.tensor_rt or TensorRTParameters()).builds_engine
+            ),
+            cel="self.method != 'TensorRT' || !has(self.device) || self.device != 'CPU' "
+            "|| (has(self.tensorRT) && self.tensorRT.build == 'Checkpoint')",
             field="device",
+        ),
+        Rule(
+            message="must not be less than tensorRT.tensorParallel: each part of a layer has a GPU "
+            "of its own; raise it, or remove it",
+            holds=lambda s: s.pod.gpu is None or s.pod.gpu.count >= s.least_gpus(),
+            cel="!has(self.tensorRT) || !has(self.tensorRT.tensorParallel) || !has(self.pod) "
+            "|| !has(self.pod.gpu) || self.pod.gpu.count >= self.tensorRT.tensorParallel",
+            field="pod.gpu.count",
+        ),
+        Rule(
+            message="must not name another nvidia.com/gpu.product than tensorRT.gpuProduct, which "
+            "alone is needed",
+            holds=lambda s: s.tensor_rt is None or s.tensor_rt.agrees_with(s.pod.node_selector),
+            cel=None,
+            field="pod.nodeSelector",
         ),
         Rule(
             message="must be CPU with engine ONNXRuntime, which quantizes for processors",
@@ -360,6 +381,10 @@ class QuantizationJobSpec(Model):
         """Return where a ready student of method Distill is, None where none is named."""
         student = self.distill.student if self.distill else None
         return student.source() if student else None
+
+    def least_gpus(self) -> int:
+        """Return how many GPUs a run on GPUs needs."""
+        return (self.tensor_rt.tensor_parallel or 1) if self.tensor_rt is not None else 1
 
     def effective_device(self) -> Device:
         """Return the device as written, or what the engine, the method or the goal needs."""

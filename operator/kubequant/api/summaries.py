@@ -16,7 +16,7 @@ SUMMARIES: Final[dict[Method, str]] = {
     Method.BITS_AND_BYTES: "weights in 8 or 4 bits (NF4, FP4) while the model loads, without data",
     Method.PRUNE: "weights set to zero, any or two of every four; the files stay as large",
     Method.DISTILL: "a smaller model taught by the original",
-    Method.TENSOR_RT: "an engine for the GPU that builds it",
+    Method.TENSOR_RT: "a checkpoint in FP8, INT8 or INT4, and an engine for the GPU that builds it",
     Method.AUTO: "one of the others, chosen by hardware and priority",
 }
 """A phrase that ends a sentence which begins with the method's name; every method has one."""

@@ -86,7 +86,7 @@ _CUTS: Final[tuple[tuple[str, Callable[[_Json], None]], ...]] = (
         "variants.details",
         _variants_without(
             *("perplexityDetail", "divergenceDetail", "performanceDetail", "benchmarkDetails"),
-            *("expected", "embeddingBytes", "sparsityDetail", "distillationDetail"),
+            *("expected", "embeddingBytes", "sparsityDetail", "distillationDetail", "engineDetail"),
         ),
     ),
     (

@@ -22,6 +22,7 @@ from kubequant.api.engines import (
     GPTQ_MODEL,
     LLAMA_CPP,
     LLM_COMPRESSOR,
+    MODEL_OPT,
     ONNX_RUNTIME,
     TORCH,
     TORCH_AO,
@@ -44,6 +45,7 @@ class ImageKey(StrEnum):
     ONNXRUNTIME = "onnxruntime"
     GPTQ_LEGACY = "gptq-legacy"
     AWQ_LEGACY = "awq-legacy"
+    TENSORRT = "tensorrt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ IMAGES: Final[dict[str, Image]] = {
     AUTO_GPTQ: Image(ImageKey.GPTQ_LEGACY, "AutoGPTQ"),
     AUTO_AWQ: Image(ImageKey.AWQ_LEGACY, "AutoAWQ"),
     ACCELERATE: Image(ImageKey.TRANSFORMERS, "accelerate"),
+    MODEL_OPT: Image(ImageKey.TENSORRT, "ModelOpt"),
 }
 """The image of each engine. The worker itself says in Preflight whether the device is there."""
 

@@ -38,6 +38,7 @@ from kubequant.api.fields import quantity_bytes
 from kubequant.api.pod import GPU
 from kubequant.api.resource import API_VERSION, KIND
 from kubequant.api.spec import Device, QuantizationJobSpec
+from kubequant.api.tensorrt import GPU_PRODUCT_LABEL
 from kubequant.controller import names
 from kubequant.controller.volumes import SCRATCH, volumes_and_mounts
 
@@ -210,13 +211,19 @@ def _pod_spec(order: Order, settings: Settings) -> V1PodSpec:
         priority_class_name=pod.priority_class_name or None,
         runtime_class_name=pod.runtime_class_name or None,
         image_pull_secrets=secrets or None,
-        node_selector=dict(pod.node_selector) or None,
+        node_selector={**pod.node_selector, **_gpu_product(order.spec)} or None,
         tolerations=[toleration for toleration in tolerations if toleration] or None,
         affinity=V1Affinity.from_dict(affinity),
         security_context=_pod_security(settings),
         containers=[_container(order, settings, mounts)],
         volumes=_sorted(volumes),
     )
+
+
+def _gpu_product(spec: QuantizationJobSpec) -> dict[str, str]:
+    """Return the label of the nodes whose GPU an engine is to be built for."""
+    wanted = spec.tensor_rt.gpu_product if spec.tensor_rt is not None else None
+    return {GPU_PRODUCT_LABEL: wanted} if wanted else {}
 
 
 def _sorted(volumes: list[V1Volume]) -> list[V1Volume]:
@@ -309,5 +316,6 @@ def _gpus(spec: QuantizationJobSpec) -> dict[str, str]:
     gpu = spec.pod.gpu
     if gpu is None and spec.effective_device() is Device.GPU:
         # A user who names an extended resource (example.com/gpu) among the others knows which.
-        gpu = None if any("/" in name for name in _named(spec)) else GPU()
+        named = any("/" in name for name in _named(spec))
+        gpu = None if named else GPU(count=spec.least_gpus())
     return {gpu.resource_name: str(gpu.count)} if gpu else {}

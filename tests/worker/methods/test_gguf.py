@@ -26,7 +26,7 @@ from tests.worker.methods.models import random_llama, random_mixtral
 
 from kubequant.api.contract import FailureReason
 from kubequant.api.params import GGUFType
-from kubequant.api.spec import Method
+from kubequant.api.spec import Device, Method
 from kubequant_worker.datasets import Role, bundled_text, text_set
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.perplexity import (
@@ -288,5 +288,5 @@ def test_the_registry_gives_the_class_and_refuses_what_the_image_does_not_hold()
     other = gguf_spec().model_copy(update={"method": Method.GPTQ, "gguf": None})
     with pytest.raises(BadRequestError, match=r"GPTQ is done by LLMCompressor, .* holds LlamaCpp"):
         quantizer(other)
-    with pytest.raises(BadRequestError, match=r"spec\.method: this version does not do TensorRT"):
-        quantizer(other.model_copy(update={"method": Method.TENSOR_RT}))
+    with pytest.raises(BadRequestError, match=r"spec\.method: this version does not do GGUF on"):
+        quantizer(gguf_spec().model_copy(update={"device": Device.GPU}))

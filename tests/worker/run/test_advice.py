@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from tests.page.reports import ENGINE
 
 from kubequant.api.contract import RunReport, Usage
 from kubequant.api.problems import parse
@@ -427,6 +428,30 @@ CASES = [
             ),
             ("50 % zeros, SparseGPT", {}, "set spec.prune.sparsity below 0.5"),
         )
+    ),
+    Case(
+        "a TensorRT engine",
+        [{"engineDetail": ENGINE, **rise("0.1")}],
+        [
+            (
+                "TensorRT serves on NVIDIA L4 with TensorRT-LLM 1.2.1 alone, 8 requests at once: "
+                "ask for such nodes with nodeSelector nvidia.com/gpu.product: NVIDIA-L4."
+            )
+        ],
+        method="TensorRT",
+        changes={"settings": {"device": "GPU"}},
+    ),
+    Case(
+        "a checkpoint for TensorRT-LLM",
+        [{**rise("0.1")}],
+        [
+            (
+                "TensorRT is a checkpoint without an engine: where TensorRT engines serve, set "
+                "spec.tensorRT.build: Engine, and gpuProduct to the GPU that will."
+            )
+        ],
+        method="TensorRT",
+        changes={"settings": {"tensorRT": {"build": "Checkpoint"}}},
     ),
     Case(
         "embeddings of a checkpoint",

@@ -24,6 +24,7 @@ from kubequant.api.engines import (
     GPTQ_MODEL,
     LLAMA_CPP,
     LLM_COMPRESSOR,
+    MODEL_OPT,
     ONNX_RUNTIME,
     TORCH,
     TORCH_AO,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from kubequant.api.contract import EngineDetail
     from kubequant.api.engines import EngineChoice
     from kubequant.api.spec import QuantizationJobSpec
     from kubequant.api.status import Usage
@@ -69,6 +71,7 @@ METHODS: dict[tuple[Method, str], str] = {
     (Method.GPTQ, AUTO_GPTQ): "kubequant_worker.methods.gptq:AutoGPTQGPTQ",
     (Method.AWQ, AUTO_AWQ): "kubequant_worker.methods.awq:AutoAWQAWQ",
     (Method.DISTILL, ACCELERATE): "kubequant_worker.methods.distill:Distiller",
+    (Method.TENSOR_RT, MODEL_OPT): "kubequant_worker.methods.tensorrt:ModelOptTensorRT",
 }
 LIBRARIES: dict[str, str] = {
     LLAMA_CPP: "llama_cpp",
@@ -83,6 +86,7 @@ LIBRARIES: dict[str, str] = {
     AUTO_GPTQ: "auto_gptq",
     AUTO_AWQ: "awq",
     ACCELERATE: "accelerate",
+    MODEL_OPT: "modelopt",
 }
 """The module by which an image is known to hold an engine."""
 GUESTS: dict[str, str] = {AUTO_ROUND: LLM_COMPRESSOR}
@@ -156,8 +160,10 @@ class ProducedVariant:
 
     `files` are relative to the artifact folder; `size_bytes` counts the weights only, and
     `embedding_bytes` those of the token embeddings and the output matrix among them; `sparsity` is
-    what a pruned model's files hold of zeros, `distillation` how a student learned. `before` is the
-    same model before it learned, which is measured too and not published.
+    what a pruned model's files hold of zeros, `distillation` how a student learned, `engine` what a
+    TensorRT-LLM engine was built for. `before` is the same model before it learned, which is
+    measured too and not published. What is not `timed` is measured by what stands in for its
+    runtime, whose speed says nothing.
     """
 
     name: str
@@ -169,6 +175,8 @@ class ProducedVariant:
     sparsity: Sparsity | None = None
     distillation: Distillation | None = None
     before: Baseline | None = None
+    engine: EngineDetail | None = None
+    timed: bool = True
 
 
 class Quantizer(Protocol):

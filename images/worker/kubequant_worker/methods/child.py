@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
@@ -109,7 +109,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
-                env=_environment(threads, os.environ, gpus=gpus, online=online),
+                env=child_environment(threads, os.environ, gpus=gpus, online=online),
                 pass_fds=(descriptor, *pass_fds),
             )
         self._connection = Connection(ours.detach())
@@ -196,10 +196,7 @@ class Child:
 
     def tail(self) -> str:
         """Return the last lines that the child wrote to its standard output and error."""
-        size = self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, size - 16384))
-        lines = self._log.read().decode("utf-8", errors="replace").splitlines()
-        return "\n".join([line.rstrip() for line in lines if line.strip()][-_TAIL_LINES:])
+        return last_lines(self._log)
 
     def _receive(self) -> Message:
         try:
@@ -230,7 +227,15 @@ class Child:
         raise ChildFailedError(f"{self._engine} failed; its last lines:\n{values[0]}")
 
 
-def _environment(
+def last_lines(log: IO[bytes]) -> str:
+    """Return the last lines of a log that a child wrote."""
+    size = log.seek(0, os.SEEK_END)
+    log.seek(max(0, size - 16384))
+    lines = log.read().decode("utf-8", errors="replace").splitlines()
+    return "\n".join([line.rstrip() for line in lines if line.strip()][-_TAIL_LINES:])
+
+
+def child_environment(
     threads: int, ours: Mapping[str, str], *, gpus: bool, online: bool
 ) -> dict[str, str]:
     """Return the child's environment: ours without secrets, with `threads` threads."""

@@ -10,14 +10,17 @@ import ctypes
 from dataclasses import dataclass
 
 _NAME_BYTES = 256
+# CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+_CAPABILITY = (75, 76)
 
 
 @dataclass(frozen=True, slots=True)
 class GPU:
-    """One GPU by the driver's words."""
+    """One GPU by the driver's words; its compute capability tells the architecture."""
 
     name: str
     memory_bytes: int
+    compute_capability: tuple[int, int] = (0, 0)
 
 
 def gpus() -> tuple[GPU, ...]:
@@ -38,4 +41,11 @@ def _gpu(driver: ctypes.CDLL, number: int) -> GPU:
     driver.cuDeviceGet(ctypes.byref(device), number)
     driver.cuDeviceGetName(name, _NAME_BYTES, device)
     driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
-    return GPU(name.value.decode(errors="replace"), size.value)
+    major, minor = (_attribute(driver, device, which) for which in _CAPABILITY)
+    return GPU(name.value.decode(errors="replace"), size.value, (major, minor))
+
+
+def _attribute(driver: ctypes.CDLL, device: ctypes.c_int, which: int) -> int:
+    value = ctypes.c_int()
+    driver.cuDeviceGetAttribute(ctypes.byref(value), which, device)
+    return value.value

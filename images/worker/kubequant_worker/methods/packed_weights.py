@@ -13,16 +13,15 @@ order changed; GEMV: in their own order, by rows of outputs, what belongs to gro
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
+from kubequant_worker.methods.plain_checkpoint import begin, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,8 +32,6 @@ _WORD: Final = 32
 _GEMM_ORDER: Final = (0, 4, 1, 5, 2, 6, 3, 7)
 _GEMV_ORDER: Final = (0, 1, 2, 3, 4, 5, 6, 7)
 _PARTS: Final = ("qweight", "qzeros", "scales", "g_idx")
-_SHARD_BYTES: Final = 2_000_000_000
-_INDEX: Final = "model.safetensors.index.json"
 Tensors = dict[str, torch.Tensor]
 
 
@@ -51,13 +48,7 @@ def unpacked(source: Path, folder: Path) -> Path:
     if settings is None:
         return source
     plain = _plain_weights(settings)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for path in source.iterdir():
-        if path.suffix != ".safetensors" and path.is_file():
-            shutil.copyfile(path, folder / path.name)
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (folder / _INDEX).unlink(missing_ok=True)
+    begin(source, folder, config)
     with ExitStack() as stack:
         files = [
             stack.enter_context(safe_open(path, framework="pt"))
@@ -65,7 +56,7 @@ def unpacked(source: Path, folder: Path) -> Path:
         ]
         where = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - no mapping
         _require_what_config_says(settings, where)
-        _write(_tensors(where, plain), folder)
+        write(_tensors(where, plain), folder)
     return folder
 
 
@@ -176,28 +167,3 @@ def _tensors(
             yield f"{module}.weight", plain(parts)
         elif part not in _PARTS:
             yield name, file.get_tensor(name)
-
-
-def _write(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path) -> None:
-    """Write a checkpoint in shards, with its index."""
-    index: dict[str, str] = {}
-    shard: Tensors = {}
-    number = size = 0
-
-    def flush() -> None:
-        nonlocal number, size
-        name = f"model-{number:05d}.safetensors"
-        save_file(shard, folder / name, metadata={"format": "pt"})
-        index.update(dict.fromkeys(shard, name))
-        shard.clear()
-        number, size = number + 1, 0
-
-    for name, tensor in tensors:
-        shard[name] = tensor
-        size += tensor.nbytes
-        if size > _SHARD_BYTES:
-            flush()
-    if shard:
-        flush()
-    content = {"metadata": {}, "weight_map": index}
-    (folder / _INDEX).write_text(json.dumps(content), encoding="utf-8")

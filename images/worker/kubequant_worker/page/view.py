@@ -201,6 +201,20 @@ def earlier(report: RunReport) -> tuple[str, ...]:
     )
 
 
+def engines(report: RunReport) -> tuple[str, ...]:
+    """Return what each engine was built on and for, in words."""
+    details = (one.engine_detail for one in report.variants)
+    return tuple(
+        f"{one.gpu}, compute capability {one.compute_capability}, driver {one.driver}; "
+        f"TensorRT-LLM {one.tensorrt_llm}, TensorRT {one.tensorrt}, CUDA {one.cuda}; at most "
+        f"{one.max_batch_size} requests of {one.max_input_length:,} tokens in and "
+        f"{one.max_output_length:,} out, over {one.tensor_parallel} GPU"
+        f"{'' if one.tensor_parallel == 1 else 's'}"
+        for one in details
+        if one is not None
+    )
+
+
 def facts(report: RunReport) -> tuple[tuple[str, str], ...]:
     """Return how the run was done, as names and values."""
     source, resolved, place = report.source, report.resolved, report.environment
@@ -212,6 +226,7 @@ def facts(report: RunReport) -> tuple[tuple[str, str], ...]:
         found.append(("Architecture", source.architecture))
     if resolved:
         found += [("Engine", resolved.engine), ("Why", resolved.reason)]
+    found += [("Built for", built) for built in engines(report)]
     if report.original:
         found.append(("Measured by", report.original.runtime))
     for text in report.datasets:
