@@ -27,7 +27,7 @@ check: $(READY) ## ruff, mypy and the layers
 	$(BIN)/mypy && $(BIN)/lint-imports
 
 test: check ## the checks and every test
-	$(BIN)/pytest
+	$(BIN)/python -m tests.streams
 
 cluster-up: $(READY) ## start a Kubernetes cluster and an S3 server on this machine (root; the first time: 15 minutes)
 	@$(BIN)/python -m tests.testbed up

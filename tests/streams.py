@@ -1,0 +1,63 @@
+"""Runs every test in two streams side by side: `python -m tests.streams` (`make test`).
+
+Images and clusters mostly wait for builds, pods and timers; the rest mostly computes. One after
+another they take about as long as both together. Each line says whose it is, and the exit code is
+that of the first stream that failed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+HERE = Path(__file__).parent
+WAITING = ("images", "cluster")
+
+
+def streams() -> dict[str, list[str]]:
+    """Return the folders of each stream: whatever is not said to wait computes."""
+    folders = sorted(path.parent for path in HERE.glob("*/**/test_*.py"))
+    tops = dict.fromkeys(path.relative_to(HERE).parts[0] for path in folders)
+    computing = [f"tests/{name}" for name in tops if name not in WAITING]
+    return {"pods": [f"tests/{name}" for name in WAITING], "rest": computing}
+
+
+def follow(name: str, process: subprocess.Popen[str]) -> None:
+    """Print what a stream says, line by line."""
+    if process.stdout is None:
+        return
+    for line in process.stdout:
+        print(f"{name} | {line}", end="", flush=True)
+
+
+def main() -> int:
+    """Run both streams and return an exit code."""
+    running = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", "pytest", *folders, *sys.argv[1:]],
+            cwd=HERE.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name, folders in streams().items()
+    }
+    printing = [threading.Thread(target=follow, args=one) for one in running.items()]
+    for thread in printing:
+        thread.start()
+    try:
+        codes = [process.wait() for process in running.values()]
+    except KeyboardInterrupt:
+        for process in running.values():
+            process.terminate()
+        raise
+    finally:
+        for thread in printing:
+            thread.join()
+    return next((code for code in codes if code), 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
