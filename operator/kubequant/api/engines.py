@@ -193,8 +193,8 @@ ENGINES: Final[dict[Method, tuple[Engine, ...]]] = {
             MODEL_OPT,
             _EVERYWHERE,
             "TensorRT-LLM reads what it writes",
-            "ModelOpt checkpoint, TensorRT-LLM engine",
-            "TensorRT-LLM; vLLM (FP8 checkpoint)",
+            "ModelOpt",
+            "TensorRT-LLM, vLLM",
         ),
     ),
 }
