@@ -38,6 +38,6 @@ def test_the_command_is_for_a_runtime_that_loads_it(
     words = shlex.split(found.command.splitlines()[0])
 
     assert found.runtime in row.served_by.split(", ")
-    assert words[0] in {"vllm", "llama-server", "python"}
+    assert words[0] in {"vllm", "llama-server", "python", "trtllm-serve"}
     # vLLM finds the format in config.json: https://docs.vllm.ai/en/latest/features/quantization.
     assert words[0] != "vllm" or words == ["vllm", "serve", "."]
