@@ -273,6 +273,6 @@ def test_the_older_auto_round_that_another_engine_brings_along_is_not_taken() ->
         done = subprocess.run(command, env=variables(), check=True, capture_output=True, text=True)
         found[image] = json.loads(done.stdout)
 
-    assert found["auto-round"] == ["AutoRound"]
+    assert "AutoRound" in found["auto-round"]
     assert "LLMCompressor" in found["llmcompressor"]
     assert "AutoRound" not in found["llmcompressor"]
