@@ -5,11 +5,14 @@ Nothing is installed but where the test bed runs as root on a Debian and a progr
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.testbed.tools import cache_folder
 
 # Where Debian's package and where Kubernetes' own archives put the network plugins.
 PLUGIN_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
@@ -59,7 +62,17 @@ def can_install() -> bool:
 
 def install(*names: str) -> None:
     """Install what is missing of the programs named, or of a node's, and say so."""
-    packages = missing(*names)
+    if not missing(*names):
+        return
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    # Tests in another process may be installing: apt waits for dpkg's lock, but not for its own.
+    with (folder / "packages.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _install(missing(*names))
+
+
+def _install(packages: list[str]) -> None:
     if not packages:
         return
     if not can_install():
