@@ -24,12 +24,11 @@ def streams() -> dict[str, list[str]]:
     return {"pods": [f"tests/{name}" for name in WAITING], "rest": computing}
 
 
-def follow(name: str, process: subprocess.Popen[str]) -> None:
-    """Print what a stream says, line by line."""
-    if process.stdout is None:
-        return
-    for line in process.stdout:
+def follow(name: str, process: subprocess.Popen[str], sums: dict[str, str]) -> None:
+    """Print what a stream says, line by line, and keep its last line, which sums it up."""
+    for line in process.stdout or ():
         print(f"{name} | {line}", end="", flush=True)
+        sums[name] = line
 
 
 def main() -> int:
@@ -44,7 +43,8 @@ def main() -> int:
         )
         for name, folders in streams().items()
     }
-    printing = [threading.Thread(target=follow, args=one) for one in running.items()]
+    sums: dict[str, str] = {}
+    printing = [threading.Thread(target=follow, args=(*one, sums)) for one in running.items()]
     for thread in printing:
         thread.start()
     try:
@@ -56,6 +56,7 @@ def main() -> int:
     finally:
         for thread in printing:
             thread.join()
+    print(*sums.values(), sep="", end="", flush=True)
     return next((code for code in codes if code), 0)
 
 
