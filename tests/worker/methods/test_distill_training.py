@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from tests.worker.methods.conftest import TINY
 
 from kubequant_worker.methods.child import Parent
@@ -34,6 +35,12 @@ class Line:
         while self.ours.poll(0):
             found.append(self.ours.recv())
         return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_accelerator() -> None:
+    """Forget what other tests made of accelerate, which a process holds once: a child is new."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
