@@ -1,8 +1,7 @@
 """Runs every test in two streams side by side: `python -m tests.streams` (`make test`).
 
-Images and clusters mostly wait for builds, pods and timers; the rest mostly computes. One after
-another they take about as long as both together. Each line says whose it is, and the exit code is
-that of the first stream that failed.
+Images and clusters mostly wait for builds, pods and timers; the rest mostly computes, and is done
+last. Each line says whose it is, and the exit code is that of the first stream that failed.
 """
 
 from __future__ import annotations
@@ -18,9 +17,8 @@ WAITING = ("images", "cluster")
 
 def streams() -> dict[str, list[str]]:
     """Return the folders of each stream: whatever is not said to wait computes."""
-    folders = sorted(path.parent for path in HERE.glob("*/**/test_*.py"))
-    tops = dict.fromkeys(path.relative_to(HERE).parts[0] for path in folders)
-    computing = [f"tests/{name}" for name in tops if name not in WAITING]
+    folders = sorted({path.relative_to(HERE).parts[0] for path in HERE.glob("*/**/test_*.py")})
+    computing = [f"tests/{name}" for name in folders if name not in WAITING]
     return {"pods": [f"tests/{name}" for name in WAITING], "rest": computing}
 
 

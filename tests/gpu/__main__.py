@@ -21,6 +21,7 @@ from typing import Any
 from tests.gpu.cases import CASES, Case
 from tests.gpu.document import Machine, Result, document
 from tests.gpu.memory import PeakMemory
+from tests.testbed.tools import cache_folder
 
 from kubequant.api.spec import Device
 from kubequant_worker.methods.gpu import gpus
@@ -28,6 +29,8 @@ from kubequant_worker.methods.gpu import gpus
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 DOCUMENT = ROOT / "docs" / "gpu-results.md"
+# Where `images/environment.py` keeps them.
+ENVIRONMENTS = cache_folder() / "environments"
 MODELS = {"tiny": ("tiny", 2), "7b": ("7b", 2), "8b": ("8b", 2)}
 DEPTH = 32
 # The tests that are marked `gpu`, by the image whose environment they need.
@@ -40,15 +43,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def cache_folder() -> Path:
-    """Return where `images/environment.py` keeps environments."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("KUBEQUANT_CACHE") or Path(base) / "kubequant") / "environments"
-
-
 def interpreters(named: list[str], image: str = "*") -> list[Path]:
     """Return the interpreters to look in: the named ones, this one, those made for `image`."""
-    found = cache_folder().glob(f"{image}-*/bin/python")
+    found = ENVIRONMENTS.glob(f"{image}-*/bin/python")
     made = sorted(found, key=lambda path: -path.stat().st_mtime)
     return [*map(Path, named), Path(sys.executable), *made]
 
@@ -255,7 +252,7 @@ def marked_tests(device: str) -> bool:
         return True
     files = []
     for image, name in MARKED.items():
-        if not list(cache_folder().glob(f"{image}-*")):
+        if not list(ENVIRONMENTS.glob(f"{image}-*")):
             say(f"{name}: left out, `make env-{image}` was not run here")
         elif image == "tensorrt" and not os.environ.get("TENSORRT_LLM_PYTHON"):
             say(f"{name}: left out, TENSORRT_LLM_PYTHON does not name TensorRT-LLM's Python")

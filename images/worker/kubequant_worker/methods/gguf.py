@@ -24,7 +24,7 @@ from kubequant_worker.methods.checkpoint_check import judge as judge_variant
 from kubequant_worker.methods.gguf_check import CHECK_TEXT, compare, judge, tokenization_warning
 from kubequant_worker.methods.gguf_convert import Converter, require_tokenizer
 from kubequant_worker.methods.gguf_file import TYPE_NUMBERS, GGUFHeader, link_or_copy, read_header
-from kubequant_worker.methods.gguf_reference import WEIGHTS, ReferenceLogits, conversion_bytes
+from kubequant_worker.methods.gguf_reference import ReferenceLogits, conversion_bytes
 from kubequant_worker.methods.gguf_runtime import LlamaEngine, LlamaRuntime, engine_name
 from kubequant_worker.methods.gguf_types import (
     FULL_PRECISION,
@@ -34,6 +34,7 @@ from kubequant_worker.methods.gguf_types import (
     type_counts,
 )
 from kubequant_worker.sources.model_folder import architecture
+from kubequant_worker.sources.selection import is_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -84,7 +85,7 @@ class GGUFQuantizer:
     @classmethod
     def needs(cls, spec: QuantizationJobSpec, files: Mapping[str, int]) -> Needs:
         """Return what the run will take, taking the weights for 16 bits wide."""
-        sizes = [size for name, size in files.items() if name.endswith(WEIGHTS)]
+        sizes = [size for name, size in files.items() if is_weights(name)]
         weights = sum(sizes)
         types = (spec.gguf or GGUFParameters()).types
         # Embeddings and output stay wider than the level says, which shows in small models.

@@ -14,6 +14,7 @@ from kubequant_worker.errors import MemoryExhaustedError
 from kubequant_worker.methods.child import ChildFailedError
 from kubequant_worker.methods.gguf_check import CHECK_TEXT
 from kubequant_worker.methods.memory import available_bytes
+from kubequant_worker.sources.selection import is_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 # torch, transformers and the interpreter of one child.
 _LIBRARIES_BYTES: Final = 1 << 30
-WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".pth")
 # What a conversion holds, over the bytes that it reads at once.
 _CONVERSION_FACTOR: Final = 1.2
 # Float32 and what computing over a short text adds.
@@ -60,7 +60,7 @@ class ReferenceLogits:
         """Begin to compute, where memory holds it beside the conversion of the whole model."""
         if self._child is None:
             return
-        size = sum(path.stat().st_size for path in model.iterdir() if path.suffix in WEIGHTS)
+        size = sum(path.stat().st_size for path in model.iterdir() if is_weights(path.name))
         reference = _LIBRARIES_BYTES + _BYTES_PER_WEIGHT * size / _LEAST_WEIGHT_BYTES
         if conversion_bytes(size) + reference > available_bytes():
             self.close()

@@ -37,16 +37,13 @@ class LlamaEngine:
         self._child: Child | None = None
         self._descriptor = -1
 
-    def start(self) -> None:
-        """Start the child if it does not run; its imports begin at once."""
-        self._started()
-
     @property
     def child(self) -> Child:
-        """The child, started now if it does not run."""
-        return self._started()
+        """Return the child, started now if it does not run."""
+        return self.start()
 
-    def _started(self) -> Child:
+    def start(self) -> Child:
+        """Start the child if it does not run, and return it; its imports begin at once."""
         if self._child is None:
             self._descriptor = os.memfd_create("kubequant-logits")
             self._child = Child(
