@@ -10,6 +10,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -336,6 +337,46 @@ def test_gates_of_every_metric_hold_fail_and_let_a_run_escalate_in_pods(
     missed = of_metrics(told["gates"])
     assert set(missed) == set(Metric)
     assert all(not one["passed"] and float(one["margin"]) < 0 for one in missed.values())
+
+
+def test_a_student_learns_in_a_pod_and_goes_on_in_another_when_that_is_killed(
+    team: Team, tmp_path: Path
+) -> None:
+    learning = {"student": {"keepLayers": 2}, "steps": 150, "learningRate": "0.002"}
+    body = team.manifest(
+        method="Distill",
+        device="CPU",
+        distill={**learning, "batchSize": 4, "checkpointSeconds": 1},
+        calibration={"sequenceLength": 128},
+        gates=[],
+    )
+    name = team.apply(body)
+    where = f"--namespace={team.namespace.name}"
+
+    def keys(part: str) -> list[str]:
+        listed = team.s3.list_objects_v2(Bucket=team.bucket, Prefix="out/").get("Contents", ())
+        return [entry["Key"] for entry in listed if part in entry["Key"]]
+
+    deadline = time.monotonic() + SECONDS
+    while not keys(".checkpoints/step-"):
+        status = team.namespace.status(name)
+        assert status.get("phase") not in {"Failed", "Succeeded"}, status
+        assert time.monotonic() < deadline, status
+        time.sleep(0.5)
+    first = team.namespace.status(name)["run"]["podName"]
+    team.cluster.kubectl("delete", "pod", first, where, "--grace-period=0", "--force")
+
+    status = team.wait(name)
+    assert status["run"]["podName"] != first
+    assert "/transformers:" in status["resolved"]["image"]
+    assert status["resolved"]["engine"].startswith("accelerate")
+    files = downloaded(team, status, tmp_path)
+    (variant,) = json.loads(files["report.json"].read_text())["variants"]
+    detail = variant["distillationDetail"]
+    assert detail["resumedAt"][0] > 0
+    assert float(variant["perplexity"]) < 0.5 * float(detail["untrained"]["perplexity"])
+    assert float(variant["sizeReductionPercent"]) > 30
+    assert keys(".checkpoints/") == []
 
 
 def test_a_model_is_pruned_in_one_pod_and_quantized_in_the_next(team: Team, tmp_path: Path) -> None:

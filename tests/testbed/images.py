@@ -17,9 +17,11 @@ import shutil
 import subprocess
 import sys
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import urllib3
 from tests.testbed.tools import cache_folder
 
 if TYPE_CHECKING:
@@ -35,6 +37,10 @@ CHOICES = (
     "KUBEQUANT_IMAGE_TOOL", "KUBEQUANT_REGISTRY", "PYTHON_IMAGE", "TENSORRT_LLM_IMAGE",
     "TORCH_INDEX_URL",
 )  # fmt: skip
+MANIFESTS = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
 LONG_SECONDS = 1800
 KEPT = 2
 LEAST_FREE_BYTES = 20 * 2**30
@@ -116,11 +122,14 @@ def prepared() -> Iterator[None]:
 def push_image(reference: str, registry: str) -> str:
     """Push an image to `registry`, HOST:PORT over plain HTTP, and return what it is called there.
 
-    Nothing is compressed: over loopback that costs more than it saves.
+    Nothing is compressed: over loopback that costs more than it saves. What the registry has by
+    this name is not sent again: buildah would read and hash gigabytes to find that out.
     """
-    there = f"{registry}/{reference.removeprefix('localhost/')}"
-    flags = ("--tls-verify=false", "--disable-compression", "--quiet")
-    buildah("push", *flags, reference, f"docker://{there}")
+    path = reference.removeprefix("localhost/")
+    there = f"{registry}/{path}"
+    if _configuration_in(registry, *path.rsplit(":", 1)) != _configuration_of(reference):
+        flags = ("--tls-verify=false", "--disable-compression", "--quiet")
+        buildah("push", *flags, reference, f"docker://{there}")
     return there
 
 
@@ -160,6 +169,24 @@ def content_key(name: str) -> str:
         if path.is_file() and (path.suffix != ".md" or line == "README.md"):
             digest.update(f"{line}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
     return digest.hexdigest()[:12]
+
+
+def _configuration_of(reference: str) -> str:
+    """Return the digest of an image's configuration, which names its layers by their digests."""
+    value: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", reference))
+    return f"sha256:{value['FromImageID']}"
+
+
+def _configuration_in(registry: str, repository: str, tag: str) -> str:
+    """Return the digest of the configuration of a registry's image, "" where it has none."""
+    address = f"http://{registry}/v2/{repository}/manifests/{tag}"
+    answer = urllib3.request("GET", address, headers={"Accept": ", ".join(MANIFESTS)}, timeout=60)
+    if answer.status == HTTPStatus.NOT_FOUND:
+        return ""
+    if answer.status != HTTPStatus.OK:
+        raise RuntimeError(f"{address} answered {answer.status}: {answer.data[:400]!r}")
+    found: str = answer.json()["config"]["digest"]
+    return found
 
 
 def _build(name: str) -> None:
