@@ -374,7 +374,7 @@ def test_a_student_learns_in_a_pod_and_goes_on_in_another_when_that_is_killed(
     (variant,) = json.loads(files["report.json"].read_text())["variants"]
     detail = variant["distillationDetail"]
     assert detail["resumedAt"][0] > 0
-    assert float(variant["perplexity"]) < 0.5 * float(detail["untrained"]["perplexity"])
+    assert float(variant["perplexity"]) < 0.7 * float(detail["untrained"]["perplexity"])
     assert float(variant["sizeReductionPercent"]) > 30
     assert keys(".checkpoints/") == []
 
