@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from kubequant.cli.app import app
@@ -57,11 +59,13 @@ def test_a_folder_of_mixed_manifests_is_searched_and_only_ours_are_checked(tmp_p
     written(tmp_path, "apps/others.yml", OTHERS + "---\n" + GOOD)
     written(tmp_path, "chart/templates/service.yaml", CHART)
     written(tmp_path, "notes.txt", "kind: QuantizationJob")
+    written(tmp_path, "no-list.yaml", "kind: List\nitems: 5\n")
+    written(tmp_path, "no-date.yaml", "since: 2026-02-30\n")
 
     code, out, err = validate(tmp_path)
 
     assert (code, err) == (0, "")
-    assert out == "2 valid, 0 not, in 3 files\n"
+    assert out == "2 valid, 0 not, in 5 files\n"
 
 
 @pytest.mark.parametrize(
@@ -141,6 +145,45 @@ def test_broken_yaml_that_names_our_group_is_an_error_and_other_broken_yaml_is_n
     assert f"{ours}:" in err
     assert "not valid YAML" in err
     assert "theirs.yaml" not in err
+
+
+def test_a_date_that_is_none_is_an_error_with_its_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "ours.yaml", GOOD + "  device: 2026-02-30\n")
+
+    code, _, err = validate(tmp_path)
+
+    assert code == 10
+    assert f"{path}:1: not valid YAML: day is out of range" in err
+
+
+def test_json_may_be_indented_by_tabs(tmp_path: Path) -> None:
+    content = yaml.safe_load(GOOD)
+    written(tmp_path, "good.json", json.dumps(content, indent="\t"))
+    bad = json.dumps({**content, "spec": {**content["spec"], "method": "NONE"}}, indent="\t")
+    path = written(tmp_path, "bad.json", bad)
+
+    code, out, err = validate(tmp_path)
+
+    assert code == 10
+    assert out == "1 valid, 1 not, in 2 files\n"
+    assert f"{path}:11: spec.method" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD + "---\n" + GOOD + "  ]broken: [\n", "not valid YAML"),
+        (GOOD, "holds no QuantizationJob named 'other'"),
+    ],
+    ids=["unreadable", "of another name"],
+)
+def test_a_run_by_name_says_why_there_is_none(tmp_path: Path, text: str, said: str) -> None:
+    path = written(tmp_path, "jobs.yaml", text)
+
+    result = CliRunner().invoke(app, ["run", str(path), "--name", "other"])
+
+    assert result.exit_code == 10
+    assert said in " ".join(result.stderr.split())
 
 
 def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:

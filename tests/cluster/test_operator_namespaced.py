@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,11 +32,19 @@ def own(
     tmp_path: Path,
 ) -> Iterator[tuple[Namespace, OperatorProgram]]:
     """A namespace with its own operator, as a program with that account's token."""
-    parts = list(yaml.safe_load_all((DEPLOY / "namespaced" / "install.yaml").read_text()))
+    lead = _lead(cluster, namespace)
+    install = DEPLOY / "namespaced" / "install.yaml"
+    where = (f"--namespace={namespace}", f"--as={lead}")
+    refused = cluster.kubectl("apply", "--dry-run=server", "-f", str(install), *where, check=False)
+    assert "not currently held" in refused.stderr, refused
+    cluster.kubectl("apply", "-f", str(DEPLOY / "namespaced" / "administrator.yaml"))
+    _until_allowed(cluster, "bind", "clusterroles/kubequant-operator", *where)
+    _until_allowed(cluster, "create", "quantizationjobs.kubequant.dev", *where)
+    cluster.kubectl("apply", "--dry-run=server", "-f", str(install), *where)
+    parts = yaml.safe_load_all(install.read_text())
     rights = [part for part in parts if part["kind"] != "Deployment"]
-    assert {part["kind"] for part in rights} == {"ServiceAccount", "Role", "RoleBinding"}
-    words = ("apply", "-f", "-", f"--namespace={namespace}")
-    cluster.kubectl(*words, input=yaml.safe_dump_all(rights))
+    assert {part["kind"] for part in rights} == {"ServiceAccount", "RoleBinding"}
+    cluster.kubectl("apply", "-f", "-", *where, input=yaml.safe_dump_all(rights))
     account = cluster.kubeconfig_for_service_account(namespace, "kubequant-operator")
     settings = {**images(actor), "CPU_RESOURCES": json.dumps(SMALL), "NAMESPACES": namespace}
     program = OperatorProgram(account, tmp_path / "log", settings)
@@ -44,6 +53,23 @@ def own(
         yield Namespace(api, namespace), program
     finally:
         program.close()
+        cluster.kubectl("delete", "clusterrole", "kubequant-install")
+
+
+def _lead(cluster: Access, namespace: str) -> str:
+    """Return the name of a user who administers the namespace, and nothing else."""
+    name = f"lead-of-{namespace}"
+    words = ("--clusterrole=admin", f"--user={name}", f"--namespace={namespace}")
+    cluster.kubectl("create", "rolebinding", name, *words)
+    return name
+
+
+def _until_allowed(cluster: Access, *words: str) -> None:
+    """Wait until the controller manager has aggregated new rights into the old roles."""
+    deadline = time.monotonic() + 60
+    while cluster.kubectl("auth", "can-i", *words, check=False).returncode:
+        assert time.monotonic() < deadline, words
+        time.sleep(0.3)
 
 
 def test_it_works_in_its_namespace_and_leaves_others_alone(

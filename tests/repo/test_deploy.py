@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 CONTROLLER = ROOT / "operator" / "kubequant" / "controller"
 VARIANTS = ("deploy/install.yaml", "deploy/namespaced/install.yaml")
-RULES = {"deploy/install.yaml": "ClusterRole", "deploy/namespaced/install.yaml": "Role"}
+ADMINISTRATOR = "deploy/namespaced/administrator.yaml"
+# The file that holds the rules which each variant binds.
+RULES = {VARIANTS[0]: VARIANTS[0], VARIANTS[1]: ADMINISTRATOR}
 OPERATOR = "kubequant-operator"
 
 
@@ -47,7 +49,9 @@ def objects(variant: str, kind: str) -> list[dict[str, Any]]:
 def rights(variant: str) -> list[dict[str, Any]]:
     """Return the rules that the operator gets."""
     (role,) = [
-        role for role in objects(variant, RULES[variant]) if role["metadata"]["name"] == OPERATOR
+        role
+        for role in objects(RULES[variant], "ClusterRole")
+        if role["metadata"]["name"] == OPERATOR
     ]
     rules: list[dict[str, Any]] = role["rules"]
     return rules
@@ -76,7 +80,7 @@ def functions() -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, ADMINISTRATOR])
 def test_what_is_installed_is_what_the_parts_say(name: str) -> None:
     committed = (ROOT / name).read_text(encoding="utf-8")
 
@@ -110,9 +114,16 @@ def test_the_namespaced_variant_needs_nothing_of_the_cluster() -> None:
     documents = list(yaml.safe_load_all((ROOT / VARIANTS[1]).read_text()))
 
     assert {one["kind"] for one in documents} == {
-        "ServiceAccount", "Role", "RoleBinding", "Deployment",
+        "ServiceAccount", "RoleBinding", "Deployment",
     }  # fmt: skip
     assert [one for one in documents if "namespace" in one["metadata"]] == []
+    (binding,) = objects(VARIANTS[1], "RoleBinding")
+    (installers,) = [
+        role
+        for role in objects(ADMINISTRATOR, "ClusterRole")
+        if "bind" in role["rules"][0]["verbs"]
+    ]
+    assert installers["rules"][0]["resourceNames"] == [binding["roleRef"]["name"]]
     (container,) = pod(VARIANTS[1])["containers"]
     assert container["env"] == [
         {

@@ -35,7 +35,11 @@ def select_job(file: Path, name: str | None) -> tuple[QuantizationJob, Path]:
     """Return the QuantizationJob in `file` called `name` (or the only one), and its folder."""
     if not file.is_file():
         raise LocalRunError(f"{file}: there is no such file")
-    found = [job for job in find_jobs(file, local=True) if name in (None, job.name)]
+    jobs = find_jobs(file, local=True)
+    # What cannot be read has no name, and may be the one that was asked for.
+    found = [job for job in jobs if name in (None, job.name)] or [
+        job for job in jobs if not job.name
+    ]
     if not found:
         which = f" named {name!r}" if name else ""
         raise LocalRunError(f"{file}: holds no QuantizationJob{which}")
@@ -65,10 +69,7 @@ def run_locally(
     """
     document = job.model_dump(by_alias=True, mode="json", exclude_none=True, exclude_unset=True)
     if output is not None:
-        document["spec"]["output"] = {
-            **document["spec"]["output"],
-            "uri": output if "://" in output else f"{FILE_SCHEME}{Path(output).resolve()}",
-        }
+        document["spec"]["output"] = _elsewhere(document["spec"]["output"], output)
     document["spec"] = _absolute(document["spec"], manifest_folder)
     try:
         job = parse(QuantizationJob, document, local=True)
@@ -89,6 +90,13 @@ def run_locally(
         return _supervised(request, work_dir.resolve(), volumes, quiet=quiet)
     with tempfile.TemporaryDirectory(prefix="kubequant-") as temporary:
         return _supervised(request, Path(temporary), volumes, quiet=quiet)
+
+
+def _elsewhere(place: dict[str, Any], output: str) -> dict[str, Any]:
+    """Return `spec.output` for another address; how S3 is reached serves no other kind of place."""
+    uri = output if "://" in output else f"{FILE_SCHEME}{Path(output).resolve()}"
+    kept = place if uri.startswith("s3://") else {}
+    return {**kept, "uri": uri}
 
 
 def _supervised(

@@ -48,16 +48,26 @@ def find_jobs(path: Path, *, local: bool) -> list[Found]:
     error only if it names our API group: chart templates are not YAML and none of our business.
     """
     text = path.read_text(encoding="utf-8", errors="replace")
+    if path.suffix == ".json":
+        text = _without_tabs(text)
     try:
         documents = [_Document(content, node) for content, node in _documents(text)]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: 2026-02-30 is read as a date
         if API_GROUP not in text:
             return []
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        problem = getattr(error, "problem", None) or str(error) or "it cannot be parsed"
         return [Found("", None, (f"{path}:{line}: not valid YAML: {problem}",))]
     return [_found(path, document, local=local) for document in documents if document.is_ours]
+
+
+def _without_tabs(text: str) -> str:
+    """Return JSON with blanks for its tabs: JSON may be indented by them, YAML may not.
+
+    Valid JSON has none inside its strings, and each stays where it was.
+    """
+    return text.replace("\t", " ")
 
 
 def _documents(text: str) -> Iterator[tuple[Any, yaml.Node]]:
@@ -70,9 +80,10 @@ def _documents(text: str) -> Iterator[tuple[Any, yaml.Node]]:
                 continue
             content = loader.construct_document(node)
             if isinstance(content, dict) and content.get("kind") == "List":
+                items = content.get("items")
                 yield from (
                     (item, _child(node, "items", index) or node)
-                    for index, item in enumerate(content.get("items") or [])
+                    for index, item in enumerate(items if isinstance(items, list) else [])
                 )
             else:
                 yield content, node

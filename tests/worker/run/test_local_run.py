@@ -290,7 +290,14 @@ def test_relative_paths_are_taken_from_the_manifest_and_output_from_the_command(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "model").symlink_to(TINY)
-    path = manifest(tmp_path, gguf={"types": ["Q4_0"]}, model={"uri": "file://model"})
+    output = {
+        "uri": "s3://models/quantized",
+        "s3": {"endpoint": "https://s3.example.com", "region": "us-east-1"},
+        "secretRef": {"name": "s3-writer"},
+    }
+    path = manifest(
+        tmp_path, gguf={"types": ["Q4_0"]}, model={"uri": "file://model"}, output=output
+    )
 
     ended = kubequant("run", path, "--json", "--output", tmp_path / "elsewhere")
 
