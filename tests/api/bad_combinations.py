@@ -167,7 +167,7 @@ CONTRADICTIONS = (
         "a gate for a type of another method",
         "method: GPTQ, gates: [{metric: Perplexity, max: '9', variant: Q4_K_M}]",
         "spec.gates",
-        "must name a variant only with method GGUF: the other methods make one",
+        "must name a variant only with method GGUF, whose types the spec names",
     ),
     Bad(
         "a gate on a benchmark without its task",

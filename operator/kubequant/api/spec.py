@@ -221,7 +221,8 @@ class QuantizationJobSpec(Model):
     goal: Goal | None = None
     """What method Auto chooses by; only with that method."""
     device: Device | None = None
-    """What to compute on; where absent, what the method needs: a GPU for most, a CPU for GGUF."""
+    """What to compute on; where absent, a GPU, but a CPU for GGUF, for INT4 with rounding Nearest and
+    for engine TorchAO or ONNXRuntime; with method Auto what goal.hardware names."""
     memory: Memory = Memory()
     """What the engine may spill, and where."""
     calibration: Calibration = Calibration()
@@ -231,8 +232,7 @@ class QuantizationJobSpec(Model):
     gates: Annotated[tuple[Gate, ...], Field(max_length=16)] = ()
     """Conditions on the measured numbers; the artifact is published only if all hold."""
     on_gate_failure: OnGateFailure = OnGateFailure.FAIL
-    """When a gate does not hold: Fail, Publish and say so, or Escalate to the next more careful
-    setting."""
+    """When a gate does not hold: Fail, Publish (and say so), Escalate to a more careful setting."""
     output: Output
     """Where the artifact is published, under <uri>/<name>/<digest>/."""
     pod: Pod = Pod()
@@ -244,7 +244,7 @@ class QuantizationJobSpec(Model):
     active_deadline_seconds: Annotated[StrictInt, Field(ge=60, le=2_592_000)] = 86_400
     """How long a run may take once its pod runs, over all attempts."""
     pending_deadline_seconds: Annotated[StrictInt, Field(ge=60, le=2_592_000)] = 3600
-    """How long a pod may wait for a node; time in a queue does not count."""
+    """How long a pod may wait for its node, volumes and image; time in a queue does not count."""
     ttl_seconds_after_finished: Annotated[StrictInt, Field(ge=0, le=31_536_000)] | None = None
     """Delete the QuantizationJob this long after it finished; where absent, never. The artifact
     stays."""
@@ -339,7 +339,7 @@ class QuantizationJobSpec(Model):
         _skipped_gate(Measurement.PERPLEXITY),
         _skipped_gate(Measurement.PERFORMANCE),
         Rule(
-            message="must name a variant only with method GGUF: the other methods make one",
+            message="must name a variant only with method GGUF, whose types the spec names",
             holds=lambda s: s.method is Method.GGUF or all(g.variant is None for g in s.gates),
             cel="self.method == 'GGUF' || !has(self.gates) "
             "|| self.gates.all(gate, !has(gate.variant))",

@@ -320,5 +320,6 @@ def _unavailable(spec: QuantizationJobSpec, there: frozenset[str]) -> BadRequest
         f"spec.method: {asked} is done by {fitting[0].name}, which is not in this worker; it holds "
         f"{', '.join(sorted(there)) or 'no engine'}",
         reason=FailureReason.UNSUPPORTED_MODEL,
-        advice=f"install the extra of that engine with the constraints in images/{named_only}",
+        advice="install kubequant with that engine in an environment of its own (README.md, The "
+        f"command){named_only}",
     )
