@@ -221,7 +221,7 @@ class QuantizationJobSpec(Model):
     goal: Goal | None = None
     """What method Auto chooses by; only with that method."""
     device: Device | None = None
-    """What to compute on; where absent, a GPU, but a CPU for GGUF, for INT4 with rounding Nearest and
+    """What to compute on; where absent, a GPU, but a CPU for GGUF, for INT4 with rounding Nearest,
     for engine TorchAO or ONNXRuntime; with method Auto what goal.hardware names."""
     memory: Memory = Memory()
     """What the engine may spill, and where."""
