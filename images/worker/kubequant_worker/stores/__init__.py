@@ -103,7 +103,7 @@ def _backend(place: Place) -> Backend:
     scheme = place.uri.partition("://")[0]
     if scheme not in STORES:
         raise BadRequestError(
-            f"{place.field}: nothing can be published to {place.uri!r}; "
+            f"{place.field}: {place.uri!r} is no place for artifacts; "
             f"an address starts with {', '.join(f'{known}://' for known in STORES)}."
         )
     backend: Backend = importlib.import_module(STORES[scheme]).open_backend(place)
