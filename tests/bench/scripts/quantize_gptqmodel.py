@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from gptqmodel import BACKEND, AWQConfig, GPTQConfig, GPTQModel
 
+# Nothing goes to the disk on either side: ours spills only where `memory.offload` says so.
+COMMON = {"bits": 4, "group_size": 128, "offload_to_disk": False}
 CONFIGS = {
-    "GPTQ": lambda: GPTQConfig(bits=4, group_size=128, damp_percent=0.01, act_group_aware=False),
-    "AWQ": lambda: AWQConfig(bits=4, group_size=128, sym=False),
+    "GPTQ": lambda: GPTQConfig(**COMMON, damp_percent=0.01, act_group_aware=False),
+    "AWQ": lambda: AWQConfig(**COMMON, sym=False),
 }
 # Its kernels for a CPU are compiled, and no image holds a compiler.
 BACKENDS = {"GPTQ": BACKEND.GPTQ_TORCH, "AWQ": BACKEND.AWQ_TORCH}
