@@ -7,12 +7,10 @@ sentence, never in code.
 
 from __future__ import annotations
 
-import ast
 import csv
 import hashlib
 import json
 import sys
-import sysconfig
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -37,11 +35,10 @@ BUNDLED_NAME = "text bundled with kubequant"
 # More than this is no calibration set but a mistake; a compressed file can claim any size.
 MOST_CHARACTERS = 1 << 30
 PIECE_CHARACTERS = 4000
-# A few modules whose docstrings are prose; all that Python carries would take seconds to read.
-_DOCUMENTED = (
-    "contextlib", "email/message", "fractions", "heapq", "json/__init__", "pathlib", "shutil",
-    "statistics", "string", "textwrap",
-)  # fmt: skip
+# Python 3.11.7's: pydoc's topics, and docstrings of a few modules that are prose. A copy, since
+# other releases say some of it in other words, and numbers taken on other text do not compare.
+_DOCUMENTATION = PASSAGES / "python" / "documentation.txt"
+_END_OF_DOCUMENT = "\f\n"
 
 
 class Role(StrEnum):
@@ -87,10 +84,9 @@ def text_set(
 def bundled_text(role: Role) -> TextSet:
     """Return the bundled text for `role`, cut into pieces of which each serves one role only.
 
-    A piece's own digest decides its role. English comes first: the documentation that Python
-    carries and this project's passages, in the order of the digests, so that any beginning is a
-    mixture; then the passages in other languages. All of it is about as long as the default
-    `maxTokens`.
+    A piece's own digest decides its role. English comes first: documentation of Python and this
+    project's passages, in the order of the digests, so that any beginning is a mixture; then the
+    passages in other languages. All of it is about as long as the default `maxTokens`.
     """
     english = [*_documentation_pieces(), *_passages("*-en.txt")]
     others = [text for text in _passages("*.txt") if text not in english]
@@ -113,34 +109,9 @@ def _piece_digest(piece: str) -> bytes:
 
 @cache
 def _documentation_pieces() -> tuple[str, ...]:
-    """Return the documentation that Python carries, cut into pieces."""
-    return tuple(piece for text in _documentation() for piece in pieces(text))
-
-
-def _documentation() -> Iterator[str]:
-    """Yield pydoc's topics and docstrings of the standard library, read from source.
-
-    Nothing imported.
-    """
-    root = Path(sysconfig.get_path("stdlib"))
-    topics = _parse(root / "pydoc_data" / "topics.py")
-    for node in topics.body if topics else ():
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-            yield from ast.literal_eval(node.value).values()
-    for name in _DOCUMENTED:
-        module = _parse(root / f"{name}.py")
-        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        nodes = [node for node in ast.walk(module) if isinstance(node, kinds)] if module else []
-        texts = (ast.get_docstring(node) for node in nodes)
-        yield "\n\n".join(text for text in texts if text)
-
-
-def _parse(path: Path) -> ast.Module | None:
-    """Return a source file's tree, or None where this Python carries no such source."""
-    try:
-        return ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, UnicodeDecodeError):
-        return None
+    """Return the documentation of Python, cut into pieces."""
+    documents = _DOCUMENTATION.read_text(encoding="utf-8").split(_END_OF_DOCUMENT)
+    return tuple(piece for text in documents for piece in pieces(text))
 
 
 def pieces(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
