@@ -127,6 +127,7 @@ def settings(**changes: object) -> Step:
 
 start, publish = World.starts, World.publishes
 begin: tuple[Step, ...] = (settle, start, settle)
+cut_short, cut_at_its_end = World.pass_cut_short, World.pass_cut_at_its_end
 unavailable = (fails(ExitCode.UNAVAILABLE, FailureReason.UNAVAILABLE), settle, after(10), settle)
 
 
@@ -539,6 +540,36 @@ TRIED_AGAIN = (
             ("killed", World.oom_killed),
         )
     ),
+    *(
+        Row(
+            f"a run that ran out of memory ({how}) keeps its ceiling when a pass is cut {where}",
+            (*begin, step, cut, World.controllers, settle),
+            "Pending",
+            "Pending",
+            WORKING,
+            settings=CEILING,
+            jobs=1,
+            created=2,
+            says="waits for its pod",
+            failure=FailureReason.OUT_OF_MEMORY,
+        )
+        for how, step in (
+            ("caught", fails(ExitCode.OUT_OF_MEMORY, FailureReason.OUT_OF_MEMORY)),
+            ("killed", World.oom_killed),
+        )
+        for where, cut in (("short", cut_short), ("at its end", cut_at_its_end))
+    ),
+    Row(
+        "a run that ran out of memory gets its ceiling though its Job went on meanwhile",
+        (*begin, World.oom_killed, cut_at_its_end, after(10), World.controllers, start, settle),
+        "Pending",
+        "Pending",
+        WORKING,
+        settings=CEILING,
+        jobs=1,
+        created=2,
+        failure=FailureReason.OUT_OF_MEMORY,
+    ),
     Row(
         "a run that ran out of the ceiling too has failed",
         (*begin, World.oom_killed, settle, start, settle, World.oom_killed, settle),
@@ -676,6 +707,41 @@ OVER = (
         "DiskFull",
         LOST,
         failure=FailureReason.DISK_FULL,
+    ),
+    *(
+        Row(
+            f"{what} fails the run once, also where a pass is cut {where}",
+            (*begin, *steps, cut, World.controllers, settle),
+            "Failed",
+            reason.value,
+            LOST,
+            failure=reason,
+            jobs=0,
+            created=1,
+        )
+        for what, steps, reason in (
+            ("a full disk", (World.evicted_for_disk,), FailureReason.DISK_FULL),
+            ("lacking memory", (World.oom_killed,), FailureReason.OUT_OF_MEMORY),
+            ("a deadline", (after(86_400),), FailureReason.DEADLINE_EXCEEDED),
+        )
+        for where, cut in (("short", cut_short), ("at its end", cut_at_its_end))
+    ),
+    *(
+        Row(
+            f"{what} gives the run up once, also where a pass is cut {where}",
+            (settle, step, settle, after(3600), cut, World.controllers, settle),
+            "Failed",
+            reason.value,
+            LOST,
+            failure=reason,
+            jobs=0,
+            created=1,
+        )
+        for what, step, reason in (
+            ("no node", World.unschedulable, FailureReason.PENDING_DEADLINE_EXCEEDED),
+            ("no image", waits("ErrImagePull", "not found"), FailureReason.IMAGE_NOT_FOUND),
+        )
+        for where, cut in (("short", cut_short), ("at its end", cut_at_its_end))
     ),
     Row(
         "a Job whose pods are gone tells why by itself",

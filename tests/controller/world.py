@@ -25,7 +25,7 @@ from kubequant.controller.observe import (
     read_pod,
     read_resource,
 )
-from kubequant.controller.plan import CreateJob, DeleteJob, DeleteResource, Plan
+from kubequant.controller.plan import Action, CreateJob, DeleteJob, DeleteResource, Plan
 
 if TYPE_CHECKING:
     from kubequant.api.contract import ExitCode, FailureReason
@@ -86,11 +86,23 @@ class World:
         self.seen = copy.deepcopy((self.jobs, self.pods))
         if self.resource is not None:
             again = self.decide(rejection)
-            assert again.actions == ()
+            assert again.actions == again.afterwards == ()
             assert again.events == ()
             if plan.status is not None and again.status is not None:
                 assert again.status == plan.status
         return plan
+
+    def pass_cut_short(self) -> None:
+        """Decide, and be killed, or refused by the server, before the status is written."""
+        if self.resource is not None:
+            self._act(self.decide().actions)
+
+    def pass_cut_at_its_end(self) -> None:
+        """Decide, and be killed once the status is written and before anything else."""
+        if self.resource is not None:
+            plan = self.decide()
+            self._act(plan.actions)
+            self._write(plan)
 
     def pass_late(self) -> None:
         """Decide on Jobs and pods as they were after the pass before, as a slow watch has them."""
@@ -98,11 +110,17 @@ class World:
             self._carry_out(self.decide(late=True))
 
     def _carry_out(self, plan: Plan) -> None:
-        resource = self.resource
-        assert resource is not None
-        for action in plan.actions:
+        self._act(plan.actions)
+        self._write(plan)
+        self.events += [event.reason.value for event in plan.events]
+        self._act(plan.afterwards)
+
+    def _act(self, actions: tuple[Action, ...]) -> None:
+        for action in actions:
+            resource = self.resource
+            assert resource is not None
             if isinstance(action, CreateJob):
-                self._create(as_body(action.manifest))
+                self.create(as_body(action.manifest))
             elif isinstance(action, DeleteJob):
                 job = self.jobs.get(action.name)
                 if job is not None and job["metadata"]["uid"] == action.uid:
@@ -111,14 +129,17 @@ class World:
                 assert isinstance(action, DeleteResource)
                 assert resource["metadata"]["uid"] == action.uid
                 self.delete_resource()
-        if plan.status is not None:
+
+    def _write(self, plan: Plan) -> None:
+        resource = self.resource
+        if plan.status is not None and resource is not None:
             value = json.loads(json.dumps(plan.status.to_json()))
             if resource.get("status") != value:
                 self.status_writes += 1
                 resource["status"] = value
-        self.events += [event.reason.value for event in plan.events]
 
-    def _create(self, body: Body) -> None:
+    def create(self, body: Body) -> None:
+        """Take a Job, as the API server does."""
         name = body["metadata"]["name"]
         if name in self.jobs:
             return
@@ -387,7 +408,8 @@ class World:
             before = self.status_writes
             plan = self.pass_once()
             changed = self.controllers()
-            if not plan.actions and not changed and self.status_writes == before:
+            acted = plan.actions or plan.afterwards
+            if not acted and not changed and self.status_writes == before:
                 return plan
         raise AssertionError("the world does not settle")
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kubequant.api.auto import Resolution, resolve
+from kubequant.api.contract import FailureReason
 from kubequant.api.digest import run_digest
 from kubequant.api.status import Resolved, Run
 from kubequant.controller import history, names, permissions
 from kubequant.controller.catalog import entry_for
-from kubequant.controller.manifest import LARGEST_REQUEST_BYTES, Order
+from kubequant.controller.manifest import LARGEST_REQUEST_BYTES, Order, can_raise_memory
 from kubequant.controller.plan import Action, DeleteJob, PostEvent
 from kubequant.controller.pods import WAITING
 from kubequant.controller.reasons import Reason, Refusal
@@ -36,6 +37,8 @@ class Answer:
     status: QuantizationJobStatus
     """Without conditions, phase and observedGeneration, which `decide` writes."""
     actions: tuple[Action, ...] = ()
+    afterwards: tuple[Action, ...] = ()
+    """What is to be done only once the status is written; see `Plan`."""
     events: tuple[PostEvent, ...] = ()
     """Beside the one that every change of the verdict posts."""
     look_again: tuple[datetime, ...] = ()
@@ -106,6 +109,17 @@ class Case:
     def latest(self) -> PodView | None:
         """The youngest pod of the run's Job."""
         return self.pods[-1] if self.pods else None
+
+    @property
+    def is_to_get_more_memory(self) -> bool:
+        """Whether a Job of the run was out of memory, and the next gets more; the status knows."""
+        failure = self.status.failure
+        return (
+            failure is not None
+            and failure.reason is FailureReason.OUT_OF_MEMORY
+            and failure.retryable
+            and can_raise_memory(self.resolution.spec, self.settings)
+        )
 
     def order(self, *, memory_raised: bool = False) -> Order | Refusal:
         """Return what is to be run, or why it is not."""

@@ -107,6 +107,7 @@ def _with_common(case: Case, answer: Answer) -> Answer:
         verdict=answer.verdict,
         status=answer.status,
         actions=actions,
+        afterwards=answer.afterwards,
         events=tuple(events),
         look_again=tuple(look_again),
     )
@@ -127,6 +128,7 @@ def _plan(resource: Resource, answer: Answer, *, now: datetime) -> Plan:
         actions=answer.actions,
         status=status,
         events=_events(before, answer),
+        afterwards=answer.afterwards,
         requeue_after_seconds=max(1, min(waits)) if waits else None,
     )
 

@@ -1,7 +1,8 @@
 """What a pass wants: actions, the whole status, events, and when to look again.
 
 The shell carries a plan out in that order, each create and delete meaning "make it so": a Job that
-is there already and is ours was created, one that is gone was deleted. Nothing here acts.
+is there already and is ours was created, one that is gone was deleted. What must not happen before
+the status says why comes last. Nothing here acts.
 """
 
 from __future__ import annotations
@@ -69,5 +70,7 @@ class Plan:
     status: QuantizationJobStatus | None = None
     """The whole status, to be written only if it differs; None where it is to be left alone."""
     events: tuple[PostEvent, ...] = ()
+    afterwards: tuple[Action, ...] = ()
+    """Done only once the status is written: what is gone could not tell the next pass why."""
     requeue_after_seconds: int | None = None
     """When to look again though nothing has changed; None where only a change matters."""

@@ -1,8 +1,9 @@
 """The one road: take a key, observe, decide, carry the plan out.
 
 A pass reads the index alone, so that a settled resource costs no call. It carries a plan out in
-order: actions, then the status if it differs, then events, and puts what the server answers into
-the index at once, so that the next pass knows of it though the watch may lag. This module holds the
+order: actions, then the status if it differs, then events, then what must not come before them, and
+puts what the server answers into the index at once, so that the next pass knows of it though the
+watch may lag. This module holds the
 operator's only broad `except`: a surprise in one resource is logged and retried, and stops nothing.
 """
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from kubequant.controller.cluster import ApiServer, Body
     from kubequant.controller.index import Index, Key
     from kubequant.controller.observe import Resource
+    from kubequant.controller.plan import Action
     from kubequant.controller.settings import Settings
     from kubequant.controller.workqueue import WorkQueue
 
@@ -107,16 +109,17 @@ class Reconciler:
             return None
         resource = known.resource
         plan = self._decided(key, resource)
-        hindrance = await self._act(key, resource, plan)
+        hindrance = await self._act(key, resource, plan.actions)
         if hindrance is not None:
             plan = self._decided(key, resource, hindrance)
-            if await self._act(key, resource, plan) is not None:
+            if await self._act(key, resource, plan.actions) is not None:
                 raise Conflict(409, "Hindered", "the Job can still not be created")
         if any(isinstance(action, DeleteResource) for action in plan.actions):
             return None
         if not await self._write_status(key, known, plan):
             return None
         await self._tell(resource, plan)
+        await self._act(key, resource, plan.afterwards)
         return plan.requeue_after_seconds
 
     def _decided(self, key: Key, resource: Resource, hindrance: Hindrance | None = None) -> Plan:
@@ -128,8 +131,10 @@ class Reconciler:
         observed = observe(resource, jobs, self.index.pods.values(key), rejection=rejection)
         return decide(resource, observed, now=self.clock(), settings=self.settings)
 
-    async def _act(self, key: Key, resource: Resource, plan: Plan) -> Hindrance | None:
-        for action in plan.actions:
+    async def _act(
+        self, key: Key, resource: Resource, actions: tuple[Action, ...]
+    ) -> Hindrance | None:
+        for action in actions:
             match action:
                 case CreateJob():
                     hindrance = await self._create(key, resource, as_body(action.manifest))

@@ -9,7 +9,7 @@ from kubequant.api.contract import FailureReason
 from kubequant.controller.case import Answer
 from kubequant.controller.conditions import Standing, Verdict
 from kubequant.controller.failures import own_failure
-from kubequant.controller.manifest import can_raise_memory, worker_job
+from kubequant.controller.manifest import worker_job
 from kubequant.controller.plan import CreateJob, EventType, PostEvent
 from kubequant.controller.policies.running import waiting
 from kubequant.controller.reasons import Reason, Refusal
@@ -31,7 +31,7 @@ def created(case: Case) -> Answer | None:
         return _rejected(case, case.observed.rejection)
     if any(job.name == case.job_name for job in case.observed.strangers):
         return _name_taken(case)
-    memory_raised = _ran_out_of_memory(case)
+    memory_raised = case.is_to_get_more_memory
     order = case.order(memory_raised=memory_raised)
     if isinstance(order, Refusal):  # `refused` was asked before
         return None
@@ -59,17 +59,6 @@ def _told(case: Case) -> tuple[PostEvent, ...]:
         return ()
     words = f"Created the Job {case.job_name}."
     return (PostEvent(EventType.NORMAL, Reason.JOB_CREATED, words),)
-
-
-def _ran_out_of_memory(case: Case) -> bool:
-    """Say whether the Job before, which is gone, ran out of memory; the status still knows."""
-    failure = case.status.failure
-    return (
-        failure is not None
-        and failure.reason is FailureReason.OUT_OF_MEMORY
-        and failure.retryable
-        and can_raise_memory(case.resolution.spec, case.settings)
-    )
 
 
 def _name_taken(case: Case) -> Answer:

@@ -47,7 +47,7 @@ def remembered(case: Case) -> Answer | None:
         return None
     verdict = _recalled(failed, Standing.FAILED, Reason.INTERNAL_ERROR)
     running = case.job if case.job is not None and not case.job.is_finished else None
-    return Answer(verdict=verdict, status=case.status, actions=deleted(running))
+    return Answer(verdict=verdict, status=case.status, afterwards=deleted(running))
 
 
 def _recalled(condition: Condition, standing: Standing, otherwise: Reason) -> Verdict:
@@ -131,7 +131,7 @@ def failed(case: Case, failure: Failure) -> Answer:
             completion_time=finished,
             progress=_last_stage(case.status, report),
         ),
-        actions=deleted(still_there),
+        afterwards=deleted(still_there),
     )
 
 
@@ -141,7 +141,7 @@ def _with_more_memory(case: Case, job: JobView, failure: Failure) -> Answer:
     return Answer(
         verdict=replacing(job),
         status=case.with_run(failure=failure.model_copy(update={"retryable": True}), progress=None),
-        actions=deleted(job),
+        afterwards=deleted(job),
         events=(PostEvent(EventType.WARNING, Reason.MEMORY_RAISED, words),),
     )
 

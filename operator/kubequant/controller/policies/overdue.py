@@ -47,7 +47,7 @@ def _over(case: Case, reason: FailureReason, message: str) -> Answer:
     return Answer(
         verdict=Verdict(Standing.FAILED, Reason(reason.value), message),
         status=case.with_run(failure=own_failure(reason, message), completion_time=case.now),
-        actions=deleted(case.job),
+        afterwards=deleted(case.job),
     )
 
 

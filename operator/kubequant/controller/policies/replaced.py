@@ -31,7 +31,9 @@ def of_another_try(case: Case) -> Answer | None:
     if job is None:
         return None
     was_edited = _is_of_another_generation(case, job) and job.is_failed and _differs(case, job)
-    was_asked = job.is_failed and reason_of(case.status) == Reason.REPLACING
+    was_asked = reason_of(case.status) == Reason.REPLACING and (
+        job.is_failed or (case.is_to_get_more_memory and not job.memory_raised)
+    )
     if not (case.starts_anew or was_edited or was_asked):
         return None
     return suspended(case) or _replaced(case, job)

@@ -1,0 +1,92 @@
+"""Passes over a world behind HTTP: in which order a plan is carried out, and what a "no" leaves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.controller.builders import SETTINGS
+from tests.controller.served import No, Served, served
+from tests.controller.world import World
+
+from kubequant.api.contract import FailureReason
+from kubequant.controller.cluster import ApiError, Conflict, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CEILING = SETTINGS.model_copy(update={"memory_ceiling": "64Gi"})
+
+
+def running(spec: str = "", **changes: object) -> World:
+    world = World(spec, **changes)  # type: ignore[arg-type]
+    world.settle()
+    world.starts()
+    world.settle()
+    return world
+
+
+ENDS = pytest.mark.parametrize(
+    ("ends", "reason"),
+    [
+        pytest.param(World.evicted_for_disk, FailureReason.DISK_FULL, id="a full disk"),
+        pytest.param(World.oom_killed, FailureReason.OUT_OF_MEMORY, id="lacking memory"),
+        pytest.param(
+            lambda world: world.passes(86_400), FailureReason.DEADLINE_EXCEEDED, id="a deadline"
+        ),
+    ],
+)
+
+
+@ENDS
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        pytest.param(No(409, "Conflict", "modified"), Conflict, id="somebody was quicker"),
+        pytest.param(No(503, "ServiceUnavailable", "away"), Unavailable, id="away"),
+    ],
+)
+def test_a_job_stays_until_the_status_says_why_it_goes(
+    ends: Callable[[World], None],
+    reason: FailureReason,
+    answer: No,
+    error: type[ApiError],
+) -> None:
+    world = running()
+    ends(world)
+
+    async def test(at: Served) -> None:
+        at.answers["PUT status"] = answer
+        with pytest.raises(error):
+            await at.reconcile()
+        assert at.asked == ["PUT status"]
+        at.answers.clear()
+        at.asked.clear()
+        await at.reconcile()
+        assert at.asked == ["PUT status", f"POST event {reason.value}", "DELETE job"]
+        world.controllers()
+        await at.reconcile()
+        assert len(at.asked) == 3
+
+    served(world, test)
+    assert (world.reason, world.jobs, len(world.created)) == (reason.value, {}, 1)
+
+
+def test_more_memory_is_promised_before_the_job_that_had_too_little_goes() -> None:
+    world = running(settings=CEILING)
+    world.oom_killed()
+
+    async def test(at: Served) -> None:
+        at.answers["DELETE job"] = No(500, "InternalError", "etcdserver: leader changed")
+        with pytest.raises(Unavailable):
+            await at.reconcile()
+        assert at.asked[0] == "PUT status"
+        at.answers.clear()
+        at.asked.clear()
+        await at.reconcile()
+        assert at.asked == ["DELETE job"], "what was told is not told again"
+
+    served(world, test)
+    world.settle()
+    (job,) = world.jobs.values()
+    assert job["metadata"]["annotations"]["kubequant.dev/memory-raised"] == "true"
