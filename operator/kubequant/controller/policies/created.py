@@ -38,6 +38,8 @@ def created(case: Case) -> Answer | None:
     job = worker_job(order, case.settings)
     status = case.status.model_copy(
         update={
+            # No pod of this Job has started yet.
+            "run": case.run().model_copy(update={"pod_name": "", "node_name": ""}),
             "resolved": case.resolved(order.image),
             "progress": None,
             "completion_time": None,

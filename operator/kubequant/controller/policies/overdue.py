@@ -61,7 +61,8 @@ def pending_until(case: Case) -> datetime | None:
     """Return how long the pod may wait for its start; None where none waits, or a queue holds it.
 
     A Job without any pod waits too: a quota may forbid the pod, and no pod says so. Between two
-    attempts the Job controller makes a pause, which does not count.
+    attempts the Job controller makes a pause, which does not count, also where the pod that ended
+    is gone.
     """
     since = _pending_since(case)
     return since and since + timedelta(seconds=case.spec.pending_deadline_seconds)
@@ -73,6 +74,8 @@ def _pending_since(case: Case) -> datetime | None:
         return None
     if pod is not None:
         return pod.created if pod.state in WAITING else None
+    if case.status.run is not None and case.status.run.pod_name:
+        return None
     # A queue may have held a Job that does not say yet when it was started.
     held_before = names.QUEUE_NAME_LABEL in job.handed_on
     return job.started_at or (None if held_before else job.created)
