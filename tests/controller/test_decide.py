@@ -82,6 +82,10 @@ def old_namesake(world: World) -> None:
     world.strangers_job(owner)
 
 
+def give_queues(world: World) -> None:
+    world.default_queue = "default"
+
+
 def change_queue(world: World) -> None:
     assert world.resource
     world.resource["metadata"]["labels"] = {next(iter(QUEUE)): "cpus"}
@@ -369,6 +373,24 @@ ON_THE_WAY = (
         "Queued",
         ("Suspended", "Reconciling"),
         labels=QUEUE,
+        says="The queue cpus holds",
+        created=2,
+    ),
+    Row(
+        "a Job that a webhook puts into a queue is the one that was asked for",
+        (give_queues, settle, after(60), settle),
+        "Suspended",
+        "Queued",
+        ("Suspended", "Reconciling"),
+        says="The queue default holds",
+        created=1,
+    ),
+    Row(
+        "a resource that is put into a queue gets a Job there, whatever a webhook chose",
+        (give_queues, settle, change_queue, settle),
+        "Suspended",
+        "Queued",
+        ("Suspended", "Reconciling"),
         says="The queue cpus holds",
         created=2,
     ),

@@ -150,6 +150,7 @@ EVENTS: dict[str, Event] = {
     "it can be read again": _understood_again,
     "the queue is joined": _join_queue,
     "the queue is left": _leave_queue,
+    "a webhook gives queues": lambda w: setattr(w, "default_queue", "gpus"),
     "the queue lets go": _queue(suspends=False),
     "the queue evicts": _queue(suspends=True),
     "a stranger takes the name": _stranger,

@@ -55,6 +55,7 @@ class World:
         self.now = START
         self.rejection: Rejection | None = None
         self.queue_is_full = True
+        self.default_queue = ""
         self.events: list[str] = []
         self.created: list[str] = []
         self.status_writes = 0
@@ -144,6 +145,9 @@ class World:
         if name in self.jobs:
             return
         self.created.append(name)
+        if self.default_queue:
+            # Kueue's webhook gives a Job without a queue the namespace's default.
+            body["metadata"]["labels"].setdefault(QUEUE_NAME_LABEL, self.default_queue)
         body["metadata"] |= {"uid": self._uid("job"), "creationTimestamp": at(self.now)}
         body["status"] = {}
         self.jobs[name] = body

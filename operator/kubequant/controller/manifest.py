@@ -101,9 +101,11 @@ def worker_job(order: Order, settings: Settings) -> V1Job:
     """Return the Job that carries out `order`."""
     resource = order.resource
     spec = _job_spec(order, settings)
+    handed_on = names.handed_on(dict(resource.labels))
     annotations = {
         names.TEMPLATE_ANNOTATION: template_digest(spec),
         names.GENERATION_ANNOTATION: str(resource.generation),
+        names.HANDED_ON_ANNOTATION: names.labels_text(handed_on),
     }
     if order.memory_raised:
         annotations[names.MEMORY_ANNOTATION] = "true"
@@ -118,7 +120,7 @@ def worker_job(order: Order, settings: Settings) -> V1Job:
     metadata = V1ObjectMeta(
         name=names.job_name(resource.name, order.digest),
         namespace=resource.namespace,
-        labels={**_labels(order), **names.handed_on(dict(resource.labels))},
+        labels={**_labels(order), **handed_on},
         annotations=annotations,
         owner_references=[owner],
     )

@@ -25,6 +25,8 @@ GENERATION_ANNOTATION: Final = "kubequant.dev/generation"
 """The resource's generation when the Job was made."""
 MEMORY_ANNOTATION: Final = "kubequant.dev/memory-raised"
 """Says "true" on the Job that follows one that ran out of memory."""
+HANDED_ON_ANNOTATION: Final = "kubequant.dev/handed-on"
+"""The labels that the Job got of its resource: webhooks may add more of them to the Job itself."""
 
 QUEUE_NAME_LABEL: Final = "kueue.x-k8s.io/queue-name"
 HANDED_ON: Final = (
@@ -54,6 +56,11 @@ def run_labels(name: str, digest: str, method: str) -> dict[str, str]:
 def handed_on(labels: dict[str, str]) -> dict[str, str]:
     """Return those of a resource's labels that its Job gets too."""
     return {name: labels[name] for name in HANDED_ON if name in labels}
+
+
+def labels_text(labels: dict[str, str]) -> str:
+    """Return labels as one line, as a selector has them."""
+    return ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
 
 
 def claim_volume(claim: str) -> str:

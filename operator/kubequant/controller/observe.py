@@ -70,7 +70,10 @@ class JobView:
     template_digest: str = ""
     generation: str = ""
     memory_raised: bool = False
-    handed_on: Mapping[str, str] = field(default_factory=dict)
+    handed_on: str = ""
+    """The labels that it got of its resource when it was made; see `names.labels_text`."""
+    queue: str = ""
+    """The queue that it is in, whoever put it there."""
     is_deleting: bool = False
     is_suspended: bool = False
     started_at: datetime | None = None
@@ -207,7 +210,8 @@ def read_job(body: Mapping[str, Any]) -> JobView:
         template_digest=annotations.get(names.TEMPLATE_ANNOTATION, ""),
         generation=annotations.get(names.GENERATION_ANNOTATION, ""),
         memory_raised=annotations.get(names.MEMORY_ANNOTATION) == "true",
-        handed_on=names.handed_on(labels),
+        handed_on=annotations.get(names.HANDED_ON_ANNOTATION, ""),
+        queue=labels.get(names.QUEUE_NAME_LABEL, ""),
         is_deleting=metadata.deletion_timestamp is not None,
         is_suspended=bool(job.spec and job.spec.suspend),
         started_at=status.start_time,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kubequant.controller import names
 from kubequant.controller.case import Answer, deleted
 from kubequant.controller.conditions import Standing, Verdict
 from kubequant.controller.reasons import Reason
@@ -42,8 +41,7 @@ def queued(case: Case) -> Answer | None:
     job = case.job
     if job is None or not job.is_suspended:
         return None
-    queue = job.handed_on.get(names.QUEUE_NAME_LABEL)
-    holder = f"The queue {queue} holds the Job" if queue else "Something suspended the Job"
+    holder = f"The queue {job.queue} holds the Job" if job.queue else "Something suspended the Job"
     return Answer(
         verdict=Verdict(Standing.QUEUED, Reason.QUEUED, f"{holder} {job.name}; it has yet to run."),
         status=case.with_run(progress=None),

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from kubequant.api.contract import FailureReason
-from kubequant.controller import names
 from kubequant.controller.case import Answer, deleted
 from kubequant.controller.conditions import Standing, Verdict
 from kubequant.controller.failures import own_failure
@@ -77,5 +76,4 @@ def _pending_since(case: Case) -> datetime | None:
     if case.status.run is not None and case.status.run.pod_name:
         return None
     # A queue may have held a Job that does not say yet when it was started.
-    held_before = names.QUEUE_NAME_LABEL in job.handed_on
-    return job.started_at or (None if held_before else job.created)
+    return job.started_at or (None if job.queue else job.created)

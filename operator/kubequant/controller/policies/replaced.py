@@ -65,7 +65,7 @@ def not_started(case: Case) -> Answer | None:
         return None
     cannot_start = pod is not None and pod.state is not PodState.PENDING
     may_differ = _is_of_another_generation(case, job) or cannot_start
-    other_queue = dict(job.handed_on) != names.handed_on(dict(case.resource.labels))
+    other_queue = job.handed_on != names.labels_text(names.handed_on(dict(case.resource.labels)))
     if other_queue or (may_differ and _differs(case, job)):
         return _replaced(case, job)
     return None
