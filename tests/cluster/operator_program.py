@@ -105,5 +105,5 @@ class OperatorProgram:
 
 
 def images(image: str) -> dict[str, str]:
-    """Return the setting that runs every method by one image."""
-    return {"IMAGES": json.dumps({"gguf": image})}
+    """Return the settings that run every method by one image and let a spec tell it what to do."""
+    return {"IMAGES": json.dumps({"gguf": image}), "ALLOWED_ENV": "ACT_*"}

@@ -47,6 +47,10 @@ SPECS: Final = {
     "env: [{name: OMP_NUM_THREADS, value: '4'}, {name: PRICE, value: '$(HOME)'}], "
     "scratch: {size: 200Gi, storageClassName: fast}}",
 }
+LISTED: Final = SETTINGS.model_copy(
+    update={"allowed_service_accounts": ("irsa",), "allowed_env": ("PRICE",)}
+)
+"""Settings that allow what these specs ask for."""
 _LABELS: Final = {
     "kueue.x-k8s.io/queue-name": "gpus",
     "kueue.x-k8s.io/priority-class": "high",
@@ -68,7 +72,7 @@ def order_of(spec: str, settings: Settings = SETTINGS, *, memory_raised: bool = 
 def generated() -> dict[str, str]:
     """Return the text of each golden file by its name."""
     images = {key: f"example.com/{key}:1.0" for key in ImageKey}
-    listed = SETTINGS.model_copy(update={"allowed_service_accounts": ("irsa",), "images": images})
+    listed = LISTED.model_copy(update={"images": images})
     bodies = {
         name: as_body(worker_job(order_of(spec, listed), listed)) for name, spec in SPECS.items()
     }

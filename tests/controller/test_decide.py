@@ -959,6 +959,32 @@ REFUSED = (
                 "pod: {env: [{name: LD_PRELOAD, value: /volumes/a/b.so}]}",
                 "spec.pod.env: LD_PRELOAD",
             ),
+            *(
+                (
+                    f"{name}, by which a program takes other code",
+                    f"pod: {{env: [{{name: {name}, value: /volumes/models/mine}}]}}",
+                    f"spec.pod.env: {name} is not among the variables that a run may set",
+                )
+                for name in (
+                    "LLAMA_CPP_LIB_PATH",
+                    "TENSORRT_LLM_PYTHON",
+                    "TENSORRT_LLM_LIBRARY_PATH",
+                    "TRITON_PTXAS_PATH",
+                    "CC",
+                    "OMP_TOOL_LIBRARIES",
+                    "NCCL_NET_PLUGIN",
+                    "HF_HUB_CACHE",
+                    "A_VARIABLE_OF_NOBODY",
+                )
+            ),
+            (
+                "what no one listed beside what is known",
+                "pod: {env: [{name: CC}, {name: TZ, value: UTC}, {name: CXX}]}",
+                (
+                    "spec.pod.env: CC, CXX are not among the variables that a run may set, and the "
+                    "administrator does not list them in KUBEQUANT_OPERATOR_ALLOWED_ENV"
+                ),
+            ),
             (
                 "a variable that shows GPUs",
                 "pod: {env: [{name: NVIDIA_VISIBLE_DEVICES, value: all}]}",
@@ -998,6 +1024,29 @@ REFUSED = (
                 "a guarded variable",
                 "pod: {env: [{name: PYTHONHASHSEED, value: '0'}]}",
                 {"allowed_env": ("PYTHONHASHSEED",)},
+            ),
+            (
+                "every variable of a kind that the administrator lists",
+                "pod: {env: [{name: TRITON_PTXAS_PATH}, {name: TRITON_CACHE_DIR}]}",
+                {"allowed_env": ("TRITON_*",)},
+            ),
+            *(
+                (f"{name}, which changes no code", f"pod: {{env: [{{name: {name}}}]}}", {})
+                for name in (
+                    "TZ",
+                    "LANG",
+                    "LC_ALL",
+                    "OMP_NUM_THREADS",
+                    "MKL_NUM_THREADS",
+                    "MALLOC_ARENA_MAX",
+                    "PYTORCH_CUDA_ALLOC_CONF",
+                    "TRANSFORMERS_VERBOSITY",
+                    "TORCH_CPP_LOG_LEVEL",
+                    "HF_HUB_DOWNLOAD_TIMEOUT",
+                    "HF_HUB_DISABLE_XET",
+                    "AWS_REGION",
+                    "NO_PROXY",
+                )
             ),
             (
                 "a hub of one's own without a token",

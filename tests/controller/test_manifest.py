@@ -9,17 +9,14 @@ import pytest
 from kubernetes.aio.client import V1Job
 from tests.api.good import GOOD
 from tests.controller.builders import SETTINGS, START
-from tests.controller.golden import FOLDER, SPECS, generated, order_of
+from tests.controller.golden import FOLDER, LISTED, SPECS, generated, order_of
 
 from kubequant.api.contract import RunRequest
 from kubequant.api.pod import ResourceRequirements
 from kubequant.api.spec import Method
 from kubequant.controller.manifest import as_body, template_digest, worker_job
 
-ORDERS = {
-    name: order_of(spec, SETTINGS.model_copy(update={"allowed_service_accounts": ("irsa",)}))
-    for name, spec in SPECS.items()
-}
+ORDERS = {name: order_of(spec, LISTED) for name, spec in SPECS.items()}
 
 
 def body_of(spec: str = "", **settings: Any) -> dict[str, Any]:

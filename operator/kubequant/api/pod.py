@@ -168,7 +168,9 @@ class Pod(Model):
             },
         ),
     ] = ()
-    """Environment variables with literal values; credentials belong in a Secret."""
+    """Environment variables with literal values, of those that change no code and lead nowhere
+    else, like OMP_NUM_THREADS; others the administrator must list. Credentials belong in a
+    Secret."""
     scratch: Scratch | None = None
     """The working space; where absent, an emptyDir on the node."""
     model_cache: ModelCache | None = None

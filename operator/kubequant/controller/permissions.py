@@ -2,8 +2,8 @@
 
 Whoever may create a QuantizationJob makes the operator create a pod with Secrets of the namespace
 in it. It must not hand out more than the user has, so what runs in that pod is ours alone: no code
-of a model's, no service account that is not listed, no variable by which a program loads other code
-or sends a credential elsewhere.
+of a model's, no service account that is not listed, and of variables only those by which no program
+loads other code or sends a credential elsewhere: which others do, no list could hold.
 """
 
 from __future__ import annotations
@@ -20,22 +20,37 @@ if TYPE_CHECKING:
     from kubequant.api.spec import Pod, QuantizationJobSpec
     from kubequant.controller.settings import Settings
 
-LOADS_CODE: Final = re.compile(
-    r"LD_.*|PYTHON.*|PATH|BASH_ENV|ENV|GCONV_PATH|OPENSSL_.*|GGML_BACKEND_.*|CUDA_INJECTION.*"
-    r"|NVIDIA_.*"
-    r"|HOME|TMPDIR|TMP|TEMP|HF_HOME|XDG_.*"
-    r"|AWS_CONFIG_FILE|AWS_SHARED_CREDENTIALS_FILE|AWS_DATA_PATH|AWS_PROFILE|BOTO_CONFIG"
+HARMLESS: Final = re.compile(
+    r"TZ|LANG|LANGUAGE|LC_[A-Z]+|NO_COLOR|NO_PROXY|no_proxy"
+    # How much is logged; where to would be a path.
+    r"|[A-Z_]+_(VERBOSITY|LOG_LEVEL)|NCCL_DEBUG|RUST_LOG|RUST_BACKTRACE"
+    # How much is computed, moved or kept at once.
+    r"|[A-Z]+_NUM_THREADS|NUMEXPR_MAX_THREADS|TOKENIZERS_PARALLELISM"
+    r"|OMP_(DYNAMIC|PLACES|PROC_BIND|SCHEDULE|WAIT_POLICY)|GOMP_(CPU_AFFINITY|SPINCOUNT)"
+    r"|KMP_(AFFINITY|BLOCKTIME)|MKL_DYNAMIC"
+    r"|MALLOC_(ARENA_MAX|MMAP_THRESHOLD_|TRIM_THRESHOLD_)"
+    r"|PYTORCH_((CUDA|HIP)_)?ALLOC_CONF|CUDA_(DEVICE_ORDER|LAUNCH_BLOCKING|MODULE_LOADING)"
+    r"|NCCL_(IB|P2P|SHM)_DISABLE"
+    # How the Hub and S3 are asked, not where.
+    r"|HF_HUB_(DOWNLOAD_TIMEOUT|ETAG_TIMEOUT|ENABLE_HF_TRANSFER|OFFLINE)"
+    r"|HF_HUB_DISABLE_(EXPERIMENTAL_WARNING|PROGRESS_BARS|SYMLINKS(_WARNING)?|TELEMETRY|XET)"
+    r"|HF_XET_(HIGH_PERFORMANCE|NUM_[A-Z_]+)|DO_NOT_TRACK"
+    r"|AWS_(DEFAULT_)?REGION|AWS_(MAX_ATTEMPTS|RETRY_MODE|STS_REGIONAL_ENDPOINTS)"
+    r"|AWS_USE_(DUALSTACK|FIPS)_ENDPOINT"
+    r"|AWS_METADATA_SERVICE_(NUM_ATTEMPTS|TIMEOUT)"
+    r"|AWS_(REQUEST_CHECKSUM_CALCULATION|RESPONSE_CHECKSUM_VALIDATION)"
 )
-"""Variables by which a program loads other code or settings, or, for NVIDIA's container runtime,
-gets GPUs that it did not ask for; and the folders that we set ourselves. AWS's settings files can
-name a program to run."""
+"""Variables that every spec may set: no value of theirs makes a program load other code or
+settings, reach another server, write elsewhere or get a device that it did not ask for. What is not
+named here may do so in some library (a compiler, a plugin, a cache of compiled code)."""
 
 LEADS_ELSEWHERE: Final = re.compile(
     r"HF_(HUB_|INFERENCE_)?ENDPOINT|AWS_ENDPOINT_URL.*|AWS_(CONTAINER|EC2|WEB_IDENTITY|ROLE)_.*"
-    r"|.*_CA_BUNDLE|SSL_CERT_(FILE|DIR)|SSLKEYLOGFILE"
+    r"|.*_CA_BUNDLE|SSL_CERT_(FILE|DIR)|SSLKEYLOGFILE|(?i:(ALL|FTP|HTTPS?)_PROXY)"
 )
 """Variables by which a credential could be sent to, or read by, a server of the user's choice."""
 
+_ALLOWED_ENV: Final = "KUBEQUANT_OPERATOR_ALLOWED_ENV"
 # The Job controller writes these labels, and its selector counts on them.
 _JOB_CONTROLLERS_LABELS: Final = frozenset({"job-name", "controller-uid"})
 
@@ -61,20 +76,36 @@ def _refusals(spec: QuantizationJobSpec, settings: Settings) -> Iterator[str]:
             "run code"
         )
     yield from _of_the_pod(spec.pod, settings)
+    yield from _of_the_environment(spec, settings)
+
+
+def _of_the_environment(spec: QuantizationJobSpec, settings: Settings) -> Iterator[str]:
+    names = [one.name for one in spec.pod.env if not _is_listed(one.name, settings.allowed_env)]
     has_credentials = bool(secret_names(spec)) or bool(spec.pod.service_account_name)
-    for variable in spec.pod.env:
-        if variable.name in settings.allowed_env:
-            continue
-        if LOADS_CODE.fullmatch(variable.name):
-            yield (
-                f"spec.pod.env: {variable.name} decides which code the worker runs or which device "
-                "it sees, and is kubequant's to set"
-            )
-        elif has_credentials and LEADS_ELSEWHERE.fullmatch(variable.name):
-            yield (
-                f"spec.pod.env: {variable.name} could send the run's credentials to another "
-                "server, and the administrator does not list it"
-            )
+    elsewhere = [name for name in names if LEADS_ELSEWHERE.fullmatch(name)]
+    unknown = [name for name in names if name not in elsewhere and not HARMLESS.fullmatch(name)]
+    if elsewhere and has_credentials:
+        yield (
+            f"spec.pod.env: {', '.join(elsewhere)} could send the run's credentials to another "
+            f"server, and the administrator does not list {_them(elsewhere)} in {_ALLOWED_ENV}"
+        )
+    if unknown:
+        yield (
+            f"spec.pod.env: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not among "
+            f"the variables that a run may set, and the administrator does not list "
+            f"{_them(unknown)} in {_ALLOWED_ENV}"
+        )
+
+
+def _is_listed(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(
+        name.startswith(one.removesuffix("*")) if one.endswith("*") else name == one
+        for one in patterns
+    )
+
+
+def _them(names: list[str]) -> str:
+    return "it" if len(names) == 1 else "them"
 
 
 def _of_the_pod(pod: Pod, settings: Settings) -> Iterator[str]:

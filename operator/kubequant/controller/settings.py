@@ -31,7 +31,10 @@ Namespace = Annotated[
 VariableName = Annotated[
     StrictStr,
     Field(min_length=1, max_length=128),
-    Pattern("[A-Za-z_][A-Za-z0-9_]*", "a variable's name: letters, digits and '_'"),
+    Pattern(
+        r"[A-Za-z_][A-Za-z0-9_]*\*?",
+        "a variable's name: letters, digits and '_', and at its end a '*' for all that begin so",
+    ),
 ]
 
 DEFAULT_IMAGES: Final = {key: f"kubequant/{key.value}:{__version__}" for key in ImageKey}
@@ -68,7 +71,8 @@ class Settings(BaseModel):
     allowed_service_accounts: tuple[ObjectName, ...] = ()
     """The service accounts that spec.pod.serviceAccountName may name besides default."""
     allowed_env: tuple[VariableName, ...] = ()
-    """Guarded variables (see `permissions`) that spec.pod.env may set all the same."""
+    """Variables that spec.pod.env may set beside the harmless ones (see `permissions`); a name may
+    end with * for all that begin so."""
     run_as_user: Annotated[int, Field(ge=0, le=2**31 - 1)] = 65_532
     """The user and group that workers run as; 0 leaves the choice to the cluster, as OpenShift
     wants it. Workers never run as root."""
