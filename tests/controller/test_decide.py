@@ -990,13 +990,27 @@ REFUSED = (
                 "pod: {env: [{name: NVIDIA_VISIBLE_DEVICES, value: all}]}",
                 "NVIDIA_VISIBLE_DEVICES",
             ),
+            *(
+                (
+                    f"{name} beside what the namespace's own account may reach",
+                    f"pod: {{env: [{{name: {name}, value: 'http://evil'}}]}}",
+                    f"spec.pod.env: {name} could send credentials",
+                )
+                for name in (
+                    "AWS_ENDPOINT_URL_STS",
+                    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+                    "AWS_CA_BUNDLE",
+                    "HF_ENDPOINT",
+                    "https_proxy",
+                )
+            ),
             (
                 "a hub of one's own beside a token",
                 (
                     "model: {secretRef: {name: token}}, "
                     "pod: {env: [{name: HF_ENDPOINT, value: 'http://evil'}]}"
                 ),
-                "could send the run's credentials",
+                "could send credentials",
             ),
             ("a label of the Job controller's", "pod: {labels: {job-name: a}}", "job-name"),
         )
@@ -1049,9 +1063,9 @@ REFUSED = (
                 )
             ),
             (
-                "a hub of one's own without a token",
+                "a hub of one's own",
                 "pod: {env: [{name: HF_ENDPOINT, value: 'http://mirror'}]}",
-                {},
+                {"allowed_env": ("HF_ENDPOINT",)},
             ),
         )
     ),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.credentials import secret_names
 from kubequant.controller.reasons import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -48,7 +47,9 @@ LEADS_ELSEWHERE: Final = re.compile(
     r"HF_(HUB_|INFERENCE_)?ENDPOINT|AWS_ENDPOINT_URL.*|AWS_(CONTAINER|EC2|WEB_IDENTITY|ROLE)_.*"
     r"|.*_CA_BUNDLE|SSL_CERT_(FILE|DIR)|SSLKEYLOGFILE|(?i:(ALL|FTP|HTTPS?)_PROXY)"
 )
-"""Variables by which a credential could be sent to, or read by, a server of the user's choice."""
+"""Variables by which a credential could be sent to, or read by, a server of the user's choice. A
+spec that names no Secret has some all the same where the cluster gives the pod a cloud identity by
+its namespace's default service account."""
 
 _ALLOWED_ENV: Final = "KUBEQUANT_OPERATOR_ALLOWED_ENV"
 # The Job controller writes these labels, and its selector counts on them.
@@ -76,18 +77,18 @@ def _refusals(spec: QuantizationJobSpec, settings: Settings) -> Iterator[str]:
             "run code"
         )
     yield from _of_the_pod(spec.pod, settings)
-    yield from _of_the_environment(spec, settings)
+    yield from _of_the_environment(spec.pod, settings)
 
 
-def _of_the_environment(spec: QuantizationJobSpec, settings: Settings) -> Iterator[str]:
-    names = [one.name for one in spec.pod.env if not _is_listed(one.name, settings.allowed_env)]
-    has_credentials = bool(secret_names(spec)) or bool(spec.pod.service_account_name)
+def _of_the_environment(pod: Pod, settings: Settings) -> Iterator[str]:
+    names = [one.name for one in pod.env if not _is_listed(one.name, settings.allowed_env)]
     elsewhere = [name for name in names if LEADS_ELSEWHERE.fullmatch(name)]
     unknown = [name for name in names if name not in elsewhere and not HARMLESS.fullmatch(name)]
-    if elsewhere and has_credentials:
+    if elsewhere:
         yield (
-            f"spec.pod.env: {', '.join(elsewhere)} could send the run's credentials to another "
-            f"server, and the administrator does not list {_them(elsewhere)} in {_ALLOWED_ENV}"
+            f"spec.pod.env: {', '.join(elsewhere)} could send credentials of the run, or "
+            "of the namespace's service account, to another server, and the administrator does "
+            f"not list {_them(elsewhere)} in {_ALLOWED_ENV}"
         )
     if unknown:
         yield (
