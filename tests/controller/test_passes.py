@@ -90,3 +90,22 @@ def test_more_memory_is_promised_before_the_job_that_had_too_little_goes() -> No
     world.settle()
     (job,) = world.jobs.values()
     assert job["metadata"]["annotations"]["kubequant.dev/memory-raised"] == "true"
+
+
+@pytest.mark.parametrize(("ttl", "down"), [(0, 0), (100, 10_000)])
+def test_an_end_is_seen_and_told_before_its_time_is_over(ttl: int, down: int) -> None:
+    world = running(f"ttlSecondsAfterFinished: {ttl}")
+    world.publishes()
+    world.controllers()
+    world.passes(down)
+
+    async def test(at: Served) -> None:
+        assert await at.reconcile() == 1
+        assert at.asked == ["PUT status", "POST event Published"]
+        assert "Complete" in world.true
+        at.asked.clear()
+        assert await at.reconcile() is None
+        assert at.asked == ["POST event Expired", "DELETE resource"]
+
+    served(world, test)
+    assert world.resource is None

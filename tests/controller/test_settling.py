@@ -140,6 +140,7 @@ EVENTS: dict[str, Event] = {
     "more memory": _edit("pod: {resources: {limits: {memory: 64Gi}}}"),
     "a short deadline": _edit("activeDeadlineSeconds: 60"),
     "a TTL": _edit("ttlSecondsAfterFinished: 1000"),
+    "no time to live": _edit("ttlSecondsAfterFinished: 0"),
     "a pickle": _edit("model: {allowPickle: true}"),
     "the administrator allows": _allow(allow_pickle=True, memory_ceiling="64Gi"),
     "the administrator forbids": _allow(allow_pickle=False, memory_ceiling=None),

@@ -312,20 +312,32 @@ def test_what_is_over_is_deleted_when_its_ttl_has_passed(how: str) -> None:
         world.settle()
     world.passes(99)
     plan = world.settle()
-    assert plan.actions == ()
+    assert plan.afterwards == ()
     assert plan.requeue_after_seconds == 1
     world.passes(1)
     plan = world.pass_once()
-    assert plan.actions == (DeleteResource("resource-1"),)
+    assert plan.afterwards == (DeleteResource("resource-1"),)
     assert [event.reason.value for event in plan.events] == ["Expired"]
 
 
-def test_a_ttl_of_zero_deletes_at_once() -> None:
-    world = running("ttlSecondsAfterFinished: 0")
+@pytest.mark.parametrize("ttl", [0, 100])
+def test_an_end_is_written_before_its_ttl_deletes_it(ttl: int) -> None:
+    world = running(f"ttlSecondsAfterFinished: {ttl}")
     world.publishes()
     world.controllers()
+    world.passes(ttl)
+    plan = world.pass_once()
+    assert (world.reason, plan.requeue_after_seconds) == ("Published", 1)
     world.pass_once()
     assert world.resource is None
+
+
+def test_a_refusal_of_another_generation_is_written_before_it_is_deleted() -> None:
+    world = World("ttlSecondsAfterFinished: 0, device: GPU")
+    world.pass_once()
+    world.edit("backoffLimit: 3")
+    world.pass_once()
+    assert world.status.observed_generation == 2
 
 
 def test_what_runs_has_no_ttl() -> None:

@@ -87,8 +87,11 @@ class World:
         self.seen = copy.deepcopy((self.jobs, self.pods))
         if self.resource is not None:
             again = self.decide(rejection)
-            assert again.actions == again.afterwards == ()
-            assert again.events == ()
+            assert again.actions == ()
+            if not any(isinstance(action, DeleteResource) for action in again.afterwards):
+                # What has been over for long is deleted in the pass after the one that says so.
+                assert again.afterwards == ()
+                assert again.events == ()
             if plan.status is not None and again.status is not None:
                 assert again.status == plan.status
         return plan

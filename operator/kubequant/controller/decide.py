@@ -11,8 +11,16 @@ import math
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from kubequant.api.status import ConditionType
 from kubequant.controller.case import Answer, Case, deleted
-from kubequant.controller.conditions import Standing, conditions, phase_of, reason_of, shortened
+from kubequant.controller.conditions import (
+    Standing,
+    condition_of,
+    conditions,
+    phase_of,
+    reason_of,
+    shortened,
+)
 from kubequant.controller.plan import CreateJob, DeleteResource, EventType, Plan, PostEvent
 from kubequant.controller.policies.created import created
 from kubequant.controller.policies.ended import ended, hopeless, remembered
@@ -52,7 +60,11 @@ _POLICIES: Final[tuple[Callable[[Case], Answer | None], ...]] = (
     running,
 )
 
-_OVER: Final = frozenset({Standing.COMPLETE, Standing.FAILED})
+_OVER: Final = {
+    Standing.COMPLETE: ConditionType.COMPLETE,
+    Standing.FAILED: ConditionType.FAILED,
+}
+"""The standings that are ends, with the condition that shows each."""
 _LONGEST_NOTE: Final = 1024
 """What an API server takes as an event's message."""
 
@@ -90,6 +102,7 @@ def decide(resource: Resource, observed: Observed, *, now: datetime, settings: S
 def _with_common(case: Case, answer: Answer) -> Answer:
     """Add what holds whatever a policy said: other Jobs go, deadlines and the TTL are kept."""
     actions = (*answer.actions, *(go for job in case.other_jobs for go in deleted(job)))
+    afterwards = answer.afterwards
     look_again = [*answer.look_again]
     events = [*answer.events]
     if answer.verdict.standing not in _OVER:
@@ -99,18 +112,24 @@ def _with_common(case: Case, answer: Answer) -> Answer:
         ttl = case.spec.ttl_seconds_after_finished
         due = ended + timedelta(seconds=ttl)
         look_again.append(due)
-        if case.now >= due:
-            actions = (*actions, DeleteResource(case.resource.uid))
+        if case.now >= due and _is_written(case, answer):
+            afterwards = (*afterwards, DeleteResource(case.resource.uid))
             words = f"Deleted {ttl} seconds after it finished; what is published stays."
             events.append(PostEvent(EventType.NORMAL, Reason.EXPIRED, words))
     return Answer(
         verdict=answer.verdict,
         status=answer.status,
         actions=actions,
-        afterwards=answer.afterwards,
+        afterwards=afterwards,
         events=tuple(events),
         look_again=tuple(look_again),
     )
+
+
+def _is_written(case: Case, answer: Answer) -> bool:
+    """Say whether everybody can see how this generation ended; else the end is never shown."""
+    condition = condition_of(case.resource.status, _OVER[answer.verdict.standing])
+    return condition is not None and condition.observed_generation == case.resource.generation
 
 
 def _plan(resource: Resource, answer: Answer, *, now: datetime) -> Plan:

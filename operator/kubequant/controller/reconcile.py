@@ -114,12 +114,12 @@ class Reconciler:
             plan = self._decided(key, resource, hindrance)
             if await self._act(key, resource, plan.actions) is not None:
                 raise Conflict(409, "Hindered", "the Job can still not be created")
-        if any(isinstance(action, DeleteResource) for action in plan.actions):
-            return None
         if not await self._write_status(key, known, plan):
             return None
         await self._tell(resource, plan)
         await self._act(key, resource, plan.afterwards)
+        if any(isinstance(action, DeleteResource) for action in plan.afterwards):
+            return None
         return plan.requeue_after_seconds
 
     def _decided(self, key: Key, resource: Resource, hindrance: Hindrance | None = None) -> Plan:
