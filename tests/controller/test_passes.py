@@ -109,3 +109,38 @@ def test_an_end_is_seen_and_told_before_its_time_is_over(ttl: int, down: int) ->
 
     served(world, test)
     assert world.resource is None
+
+
+WEBHOOK_DOWN = (
+    'Internal error occurred: failed calling webhook "jobs.example.com": failed to call webhook: '
+    'Post "https://jobs.policy.svc:443/": no endpoints available for service "jobs"'
+)
+
+
+def test_a_job_that_a_broken_webhook_stops_is_said_and_asked_for_again() -> None:
+    world = World()
+
+    async def test(at: Served) -> None:
+        at.answers["POST job"] = No(500, "InternalError", WEBHOOK_DOWN)
+        assert await at.reconcile() == 60
+        assert at.asked == ["POST job", "PUT status", "POST event JobRejected"]
+        assert (world.reason, world.status.phase) == ("JobRejected", "Pending")
+        assert WEBHOOK_DOWN in world.message
+        assert WEBHOOK_DOWN in at.notes["JobRejected"]
+        at.answers.clear()
+        await at.reconcile()
+        assert (world.reason, len(world.created)) == ("Pending", 1)
+
+    served(world, test)
+
+
+def test_what_stands_before_the_api_server_is_not_taken_for_its_word() -> None:
+    world = World()
+
+    async def test(at: Served) -> None:
+        at.answers["POST job"] = No(502, message="<html>Bad Gateway</html>")
+        with pytest.raises(Unavailable):
+            await at.reconcile()
+        assert at.asked == ["POST job"]
+
+    served(world, test)

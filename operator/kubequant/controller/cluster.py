@@ -72,9 +72,13 @@ _EVENTS: Final = Kind("events.k8s.io/v1", "events")
 class ApiError(Exception):
     """The API server did not do what it was asked for."""
 
-    def __init__(self, code: int, reason: str, message: str) -> None:
-        """Keep the HTTP status, Kubernetes' word for it and the sentence."""
+    def __init__(self, code: int, reason: str, message: str, *, is_said: bool = False) -> None:
+        """Keep the HTTP status, Kubernetes' word for it, the sentence, and whether it is its own.
+
+        What stands before an API server, such as a load balancer, answers without a Status.
+        """
         super().__init__(message)
+        self.is_said = is_said
         self.code = code
         self.reason = reason
         self.message = message
@@ -271,7 +275,8 @@ def _error(code: int, value: Body, text: bytes) -> ApiError:
     reason = str(value.get("reason") or HTTPStatus(code).phrase)
     message = str(value.get("message") or text[:500].decode(errors="replace"))
     if code >= HTTPStatus.INTERNAL_SERVER_ERROR or code in _BUSY:
-        return Unavailable(code, reason, message)
+        is_said = value.get("kind") == "Status" and bool(value.get("message"))
+        return Unavailable(code, reason, message, is_said=is_said)
     if code == HTTPStatus.CONFLICT:
         kind = AlreadyExists if reason == "AlreadyExists" else Conflict
         return kind(code, reason, message)

@@ -94,7 +94,7 @@ class JobView:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """The API server's answer to a Job that it did not take."""
+    """The API server's answer to a Job that it did not take, or could not."""
 
     code: int
     message: str

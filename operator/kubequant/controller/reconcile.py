@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from kubequant.controller.cluster import (
@@ -157,7 +158,9 @@ class Reconciler:
             there = read_job(made)
             if there.owner_uid != resource.uid:
                 return Hindrance(stranger=there)
-        except (Refused, NotFound) as refused:
+        except (Refused, NotFound, Unavailable) as refused:
+            if isinstance(refused, Unavailable) and not _is_word_of_this_job(refused):
+                raise
             _LOG.warning("%s/%s: the Job %s was refused: %s", *key, name, refused.message)
             return Hindrance(rejection=Rejection(refused.code, refused.message))
         if owner_key(made) == key:
@@ -218,3 +221,11 @@ class Reconciler:
                     event.reason,
                     trouble.message,
                 )
+
+
+def _is_word_of_this_job(trouble: Unavailable) -> bool:
+    """Say whether the server works and does not take the Job, as where a webhook of it is down.
+
+    The user is to see that, and a status that cannot be written either is tried again soon enough.
+    """
+    return trouble.is_said and trouble.code >= HTTPStatus.INTERNAL_SERVER_ERROR
