@@ -420,6 +420,35 @@ ON_THE_WAY = (
         created=0,
         requeue=60,
     ),
+    *(
+        Row(
+            f"a Job that {who} does not admit is asked for again later",
+            (rejects(code, words), settle),
+            "Pending",
+            "JobRejected",
+            WORKING,
+            says=words,
+            created=0,
+            requeue=60,
+        )
+        for who, code, words in (
+            (
+                "a webhook without a code",
+                400,
+                'admission webhook "jobs.example.com" denied the request: no team label',
+            ),
+            (
+                "a webhook with a code of its own",
+                422,
+                'admission webhook "jobs.example.com" denied the request: no team label',
+            ),
+            (
+                "a policy",
+                422,
+                "ValidatingAdmissionPolicy 'a.example.com' with binding 'b' denied request: no",
+            ),
+        )
+    ),
     Row(
         "a Job that was refused for a while is created in the end",
         (rejects(403, "exceeded quota"), settle, takes_jobs, settle),

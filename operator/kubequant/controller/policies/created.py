@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 _ASK_AGAIN: Final = timedelta(seconds=60)
 _NEVER_TAKEN: Final = frozenset({400, 422})
 """Bad request and unprocessable: what the server says of a Job that it will never take."""
+_ADMISSION: Final = re.compile(
+    r"""admission webhook "[^"]*" denied the request|(Validating|Mutating)AdmissionPolicy '"""
+)
+"""The words of what somebody put before the server, whose code is the rule's to choose: a webhook
+that names none answers 400, a policy 422."""
 
 
 def created(case: Case) -> Answer | None:
@@ -81,7 +87,7 @@ def _name_taken(case: Case) -> Answer:
 
 def _rejected(case: Case, rejection: Rejection) -> Answer:
     words = f"The API server does not take the Job {case.job_name}: {rejection.message}"
-    if rejection.code in _NEVER_TAKEN:
+    if rejection.code in _NEVER_TAKEN and not _ADMISSION.search(rejection.message):
         failure = own_failure(
             FailureReason.JOB_REJECTED, words, "Correct spec.pod as the server's words say."
         )
