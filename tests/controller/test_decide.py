@@ -867,12 +867,54 @@ OVER = (
         LOST,
     ),
     Row(
-        "a queue that evicts the Job does not make the deadline begin again",
-        (settle, unsuspend, *begin, after(50_000), evict_from_queue, settle, after(40_000), settle),
+        "no deadline expires while a queue holds the Job that it evicted",
+        (settle, unsuspend, *begin, after(50_000), evict_from_queue, settle, after(90_000), settle),
+        "Suspended",
+        "Queued",
+        ("Suspended", "Reconciling"),
+        labels=QUEUE,
+        created=1,
+    ),
+    *(
+        Row(
+            f"the deadline begins anew when a queue lets go the Job that it evicted ({how})",
+            (
+                *(settle, unsuspend, settle, after(20), start, settle, after(50_000)),
+                *(*evicted, after(90_000)),
+                *(unsuspend, World.controllers, settle, start, settle),
+            ),
+            "Running",
+            "Running",
+            WORKING,
+            labels=QUEUE,
+            created=1,
+            requeue=86_400,
+        )
+        for how, evicted in (
+            ("seen", (evict_from_queue, settle)),
+            ("while nobody looked", (evict_from_queue, World.controllers)),
+            ("after a pod had failed", (*unavailable, start, evict_from_queue, settle)),
+        )
+    ),
+    Row(
+        "a run that a queue evicted and let go is ended when it takes too long then",
+        (
+            *(settle, unsuspend, *begin, after(50_000), evict_from_queue, settle, after(90_000)),
+            *(unsuspend, settle, start, settle, after(86_400), settle),
+        ),
         "Failed",
         "DeadlineExceeded",
         LOST,
         labels=QUEUE,
+    ),
+    Row(
+        "the deadline goes on where a run gets another Job with more memory",
+        (*begin, after(50_000), World.oom_killed, settle, start, after(40_000), settle),
+        "Failed",
+        "DeadlineExceeded",
+        LOST,
+        settings=CEILING,
+        created=2,
     ),
     Row(
         "a pod that no node takes in time is given up",
@@ -898,6 +940,18 @@ OVER = (
         "PendingDeadlineExceeded",
         LOST,
         created=2,
+        jobs=0,
+    ),
+    Row(
+        "a Job that a queue let go again is given up too where it gets no pod",
+        (
+            *(settle, unsuspend, *begin, after(4000), settle, evict_from_queue, settle),
+            *(unsuspend, World.controllers, lose_pods, after(3600), World.pass_once, settle),
+        ),
+        "Failed",
+        "PendingDeadlineExceeded",
+        LOST,
+        labels=QUEUE,
         jobs=0,
     ),
     Row(

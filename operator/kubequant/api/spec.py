@@ -242,7 +242,7 @@ class QuantizationJobSpec(Model):
     backoff_limit: Annotated[StrictInt, Field(ge=0, le=10)] = 2
     """How often a run is tried again after failures that a retry may heal."""
     active_deadline_seconds: Annotated[StrictInt, Field(ge=60, le=2_592_000)] = 86_400
-    """How long a run may take once its pod runs, over all attempts."""
+    """How long a run may take once its pod runs, over all attempts since a queue last held it."""
     pending_deadline_seconds: Annotated[StrictInt, Field(ge=60, le=2_592_000)] = 3600
     """How long a pod may wait for its node, volumes and image; time in a queue does not count."""
     ttl_seconds_after_finished: Annotated[StrictInt, Field(ge=0, le=31_536_000)] | None = None

@@ -6,7 +6,8 @@ A policy is a pure function from a `Case` to an `Answer`, or None where it has n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
 
 from kubequant.api.auto import Resolution, resolve
 from kubequant.api.contract import FailureReason
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from kubequant.controller.conditions import Verdict
     from kubequant.controller.observe import JobView, Observed, PodView, Resource
     from kubequant.controller.settings import Settings
+
+
+_CLOCKS_DIFFER: Final = timedelta(minutes=1)
+"""When a Job was started and when a container was, two machines say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,9 +180,23 @@ class Case:
         )
 
     def started_at(self) -> datetime | None:
-        """Return when the run's first pod started, over all attempts that are known."""
-        known = [self.status.start_time, *(pod.started_at for pod in self.pods)]
-        return min((moment for moment in known if moment is not None), default=None)
+        """Return when the run's first pod started, over all attempts since a queue last held it.
+
+        As with a Job's own deadline, the clock stands while a queue holds the Job, and begins anew
+        when it lets go: what had been computed is lost.
+        """
+        job, before = self.job, self.status.start_time
+        known = [before, *(pod.started_at for pod in self.pods)]
+        moments = [moment for moment in known if moment is not None]
+        if job is not None and not job.is_finished:
+            if job.is_suspended:
+                return None
+            if before is not None and before <= job.created:
+                # Of the Job that this one followed, as a run does that gets more memory.
+                return before
+            let_go = job.started_at
+            moments = [one for one in moments if let_go and one >= let_go - _CLOCKS_DIFFER]
+        return min(moments, default=None)
 
     def with_run(self, **changes: Any) -> QuantizationJobStatus:
         """Return the status with run, start and `changes`."""

@@ -1,4 +1,7 @@
-"""Deadlines, counted by us: a queue that evicts a Job makes the Job's own clock start again."""
+"""Deadlines, counted by us: over all attempts, and of a run that waits for its pod too.
+
+Time in a queue counts against none of them; see `Case.started_at`.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ def _over(case: Case, reason: FailureReason, message: str) -> Answer:
 
 
 def active_until(case: Case) -> datetime | None:
-    """Return when the run is over, from the start of its first pod; None before that."""
+    """Return when the run is over, from the start of its first pod; None before, or where held."""
     started = case.started_at()
     return started and started + timedelta(seconds=case.spec.active_deadline_seconds)
 
@@ -73,7 +76,9 @@ def _pending_since(case: Case) -> datetime | None:
         return None
     if pod is not None:
         return pod.created if pod.state in WAITING else None
-    if case.status.run is not None and case.status.run.pod_name:
+    had_a_pod = case.status.run is not None and case.status.run.pod_name
+    if had_a_pod and case.started_at() is not None:
+        # Then the other deadline counts.
         return None
     # A queue may have held a Job that does not say yet when it was started.
     return job.started_at or (None if job.queue else job.created)
