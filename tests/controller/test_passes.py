@@ -144,3 +144,19 @@ def test_what_stands_before_the_api_server_is_not_taken_for_its_word() -> None:
         assert at.asked == ["POST job"]
 
     served(world, test)
+
+
+@pytest.mark.parametrize("words", ["no node ", "kein Knoten für ", "ノードがない", "😀"])
+def test_a_note_that_is_cut_is_one_that_the_server_takes(words: str) -> None:
+    world = World()
+    world.settle()
+    world.unschedulable(words * 1000)
+
+    async def test(at: Served) -> None:
+        await at.reconcile()
+        note = at.notes["Unschedulable"]
+        assert note.endswith("…")
+        assert len(note.encode()) > 1020
+        assert world.message.startswith(note[:-1]), "no character is cut in two"
+
+    served(world, test)

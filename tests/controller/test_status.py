@@ -394,7 +394,7 @@ def test_events_fit_the_api_and_say_nothing_twice() -> None:
     world.unschedulable("no node " * 1000)
     plan = world.pass_once()
     assert [event.reason.value for event in plan.events] == ["Unschedulable"]
-    assert len(plan.events[0].message) == 1024
+    assert len(plan.events[0].message.encode()) == 1024
     world.unschedulable("now for another reason")
     assert world.pass_once().events == ()
     assert "another reason" in world.message

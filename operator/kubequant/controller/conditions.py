@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 LONGEST_MESSAGE: Final = 2048
 
 
+_CUT: Final = "…"
+"""The sign that there was more."""
+
+
 class Standing(Enum):
     """How a resource stands; see the table above."""
 
@@ -113,4 +117,12 @@ def reason_of(status: QuantizationJobStatus | None) -> str:
 
 def shortened(text: str, limit: int) -> str:
     """Return at most `limit` characters of a text, and a sign that there was more."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if len(text) <= limit else text[: limit - len(_CUT)] + _CUT
+
+
+def shortened_to_bytes(text: str, limit: int) -> str:
+    """Return a text of at most `limit` bytes in UTF-8, with the same sign, no character cut."""
+    whole = text.encode()
+    if len(whole) <= limit:
+        return text
+    return whole[: limit - len(_CUT.encode())].decode(errors="ignore") + _CUT

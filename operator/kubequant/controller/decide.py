@@ -19,7 +19,7 @@ from kubequant.controller.conditions import (
     conditions,
     phase_of,
     reason_of,
-    shortened,
+    shortened_to_bytes,
 )
 from kubequant.controller.plan import CreateJob, DeleteResource, EventType, Plan, PostEvent
 from kubequant.controller.policies.created import created
@@ -66,7 +66,7 @@ _OVER: Final = {
 }
 """The standings that are ends, with the condition that shows each."""
 _LONGEST_NOTE: Final = 1024
-"""What an API server takes as an event's message."""
+"""How many bytes an API server takes as an event's message."""
 
 _TOLD: Final[dict[Reason, EventType]] = {
     Reason.DISRUPTED: EventType.NORMAL,
@@ -163,7 +163,7 @@ def _events(before: QuantizationJobStatus | None, answer: Answer) -> tuple[PostE
     told = _event(verdict) if is_new else None
     events = (*beside, told) if told else beside
     return tuple(
-        PostEvent(event.type, event.reason, shortened(event.message, _LONGEST_NOTE))
+        PostEvent(event.type, event.reason, shortened_to_bytes(event.message, _LONGEST_NOTE))
         for event in events
     )
 
