@@ -219,6 +219,30 @@ def test_attempts_count_pods_also_those_that_are_gone() -> None:
     assert world.status.run.attempts == 4
 
 
+def test_an_older_pod_is_no_attempt_when_a_younger_one_is_gone() -> None:
+    world = running()
+    world.fails(ExitCode.UNAVAILABLE, FailureReason.UNAVAILABLE)
+    world.settle()
+    world.passes(10)
+    world.settle()
+    world.starts()
+    world.settle()
+    assert world.pod
+    second = world.pod["metadata"]["name"]
+    world.passes(100)
+    world.disrupted()
+    world.settle()
+    del world.pods[second]
+    world.pass_once()
+    assert world.status.run
+    assert (world.status.run.attempts, world.status.run.pod_name) == (2, second)
+    world.settle()
+    world.starts()
+    world.settle()
+    assert world.status.run.attempts == 3
+    assert world.pod["metadata"]["name"] == world.status.run.pod_name != second
+
+
 def test_a_resource_costs_three_status_writes_and_one_event_in_its_life() -> None:
     world = World()
     world.pass_once()

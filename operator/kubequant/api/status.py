@@ -92,6 +92,8 @@ class Run(Model):
     """The latest pod."""
     node_name: ShortText = ""
     """The node of the latest pod."""
+    pod_creation_time: Time | None = None
+    """When the latest pod was created."""
 
 
 class Resolved(Model):

@@ -170,12 +170,17 @@ class Case:
         latest = self.latest
         if latest is None or latest.state in WAITING:
             return before
+        known_since = before.pod_creation_time
+        if latest.name != before.pod_name and known_since and latest.created < known_since:
+            # The known one is gone, and what is left was counted before it.
+            return before
         started = before.attempts + (1 if latest.name != before.pod_name else 0)
         return before.model_copy(
             update={
                 "attempts": max(sum(pod.state not in WAITING for pod in self.pods), started),
                 "pod_name": latest.name[:253],
                 "node_name": latest.node[:253],
+                "pod_creation_time": latest.created,
             }
         )
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _ASK_AGAIN: Final = timedelta(seconds=60)
 _NEVER_TAKEN: Final = frozenset({400, 422})
 """Bad request and unprocessable: what the server says of a Job that it will never take."""
+_NO_POD: Final = {"pod_name": "", "node_name": "", "pod_creation_time": None}
 _ADMISSION: Final = re.compile(
     r"""admission webhook "[^"]*" denied the request|(Validating|Mutating)AdmissionPolicy '"""
 )
@@ -45,7 +46,7 @@ def created(case: Case) -> Answer | None:
     status = case.status.model_copy(
         update={
             # No pod of this Job has started yet.
-            "run": case.run().model_copy(update={"pod_name": "", "node_name": ""}),
+            "run": case.run().model_copy(update=_NO_POD),
             "resolved": case.resolved(order.image),
             "progress": None,
             "completion_time": None,
