@@ -173,8 +173,9 @@ GOOD = (
         "{labelSelector: {matchLabels: {app: web}}, topologyKey: kubernetes.io/hostname}}]}}, "
         "serviceAccountName: worker, priorityClassName: low, runtimeClassName: nvidia, "
         "imagePullSecrets: [{name: registry}], labels: {team: a}, annotations: {example.com/note:"
-        " 'anything, of any form'}, env: [{name: HF_ENDPOINT, value: 'https://hub.example.com'}],"
-        " scratch: {size: 200Gi, storageClassName: fast}, modelCache: {claimName: models}}",
+        " 'anything, of any form', cluster-autoscaler.kubernetes.io/safe-to-evict: 'false'}, "
+        "env: [{name: HF_ENDPOINT, value: 'https://hub.example.com'}], scratch: {size: 200Gi, "
+        "storageClassName: fast}, modelCache: {claimName: models}}",
     ),
     Good(
         "every field of the run",

@@ -48,7 +48,11 @@ SPECS: Final = {
     "scratch: {size: 200Gi, storageClassName: fast}}",
 }
 LISTED: Final = SETTINGS.model_copy(
-    update={"allowed_service_accounts": ("irsa",), "allowed_env": ("PRICE",)}
+    update={
+        "allowed_service_accounts": ("irsa",),
+        "allowed_env": ("PRICE",),
+        "allowed_annotations": ("example.com/*",),
+    }
 )
 """Settings that allow what these specs ask for."""
 _LABELS: Final = {

@@ -1096,6 +1096,14 @@ REFUSED = (
                 "could send credentials",
             ),
             ("a label of the Job controller's", "pod: {labels: {job-name: a}}", "job-name"),
+            *(
+                (
+                    f"the annotation {key}, by which another controller acts",
+                    f"pod: {{annotations: {{{key}: a}}}}",
+                    f"spec.pod.annotations: {key} is not among the annotations that",
+                )
+                for key in ("sidecar.istio.io/proxyImage", "iam.amazonaws.com/role", "note")
+            ),
         )
     ),
     *(
@@ -1126,6 +1134,23 @@ REFUSED = (
                 "every variable of a kind that the administrator lists",
                 "pod: {env: [{name: TRITON_PTXAS_PATH}, {name: TRITON_CACHE_DIR}]}",
                 {"allowed_env": ("TRITON_*",)},
+            ),
+            (
+                "an annotation that the administrator lists",
+                "pod: {annotations: {iam.amazonaws.com/role: a, example.com/a: b}}",
+                {"allowed_annotations": ("iam.amazonaws.com/role", "example.com/*")},
+            ),
+            *(
+                (
+                    f"{key}, which changes nothing in the pod",
+                    f"pod: {{annotations: {{{key}: a}}}}",
+                    {},
+                )
+                for key in (
+                    "cluster-autoscaler.kubernetes.io/safe-to-evict",
+                    "karpenter.sh/do-not-disrupt",
+                    "prometheus.io/scrape",
+                )
             ),
             *(
                 (f"{name}, which changes no code", f"pod: {{env: [{{name: {name}}}]}}", {})

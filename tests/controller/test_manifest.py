@@ -245,7 +245,11 @@ def test_the_cluster_may_choose_the_user() -> None:
 )
 def test_every_good_manifest_makes_a_job(good: Any) -> None:
     spec = good.spec
-    allowed = {"allowed_service_accounts": ("worker",), "allowed_env": ("HF_ENDPOINT",)}
+    allowed = {
+        "allowed_service_accounts": ("worker",),
+        "allowed_env": ("HF_ENDPOINT",),
+        "allowed_annotations": (*SETTINGS.allowed_annotations, "example.com/*"),
+    }
     if good.manifest["spec"]["method"] != "GGUF":
         return
     body = body_of(spec, **allowed)

@@ -43,6 +43,7 @@ def test_every_setting_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ALLOW_PICKLE="1",
         ALLOWED_SERVICE_ACCOUNTS="irsa,other",
         ALLOWED_ENV="HF_ENDPOINT, NCCL_*",
+        ALLOWED_ANNOTATIONS="example.com/*,team",
         RUN_AS_USER="0",
         LOG_FORMAT="Text",
         CONCURRENCY="7",
@@ -56,6 +57,7 @@ def test_every_setting_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (read.allow_remote_code, read.allow_pickle) == (True, True)
     assert read.allowed_service_accounts == ("irsa", "other")
     assert read.allowed_env == ("HF_ENDPOINT", "NCCL_*")
+    assert read.allowed_annotations == ("example.com/*", "team")
     assert (read.run_as_user, read.log_format, read.concurrency) == (0, "Text", 7)
     assert set(read.model_fields_set) == set(Settings.model_fields)
 
@@ -68,6 +70,7 @@ def test_every_setting_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("IMAGES__GPTQ", "a/b:1", f"{PREFIX}IMAGES"),
         ("IMAGES__GGUF", "a b", "must be an image's name"),
         ("ALLOWED_ENV", "*_PATH", f"{PREFIX}ALLOWED_ENV[0] must be a variable's name"),
+        ("ALLOWED_ANNOTATIONS", "*", f"{PREFIX}ALLOWED_ANNOTATIONS[0] must be an annotation's key"),
         ("ALLOWED_ENV", "*", f"{PREFIX}ALLOWED_ENV[0] must be a variable's name"),
         ("CPU_RESOURCES", '{"requests": {"cpu": "lots"}}', "must be a Kubernetes quantity"),
         ("CPU_RESOURCES", '{"request": {}}', "is not a field; did you mean requests?"),

@@ -25,6 +25,9 @@ from kubequant.api.fields import (
 RESERVED_KEY: Final = re.compile(r"(^|\.)(kubernetes\.io|k8s\.io|kubequant\.dev)/")
 """Label and annotation keys that are ours or Kubernetes' own."""
 
+SAFE_TO_EVICT: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+"""The one key of Kubernetes' that users are meant to set on pods, as an annotation."""
+
 CREDENTIAL_NAMES: Final = (
     "HF_TOKEN",
     "AWS_ACCESS_KEY_ID",
@@ -157,7 +160,8 @@ class Pod(Model):
     labels: Labels = Field(default_factory=dict)
     """Labels for the pod, beside ours."""
     annotations: Annotations = Field(default_factory=dict)
-    """Annotations for the pod, beside ours."""
+    """Annotations for the pod, beside ours, of those that the administrator lists: other
+    controllers act on some."""
     env: Annotated[
         tuple[EnvVar, ...],
         Field(
@@ -187,7 +191,9 @@ class Pod(Model):
         ),
         Rule(
             message=_RESERVED_MESSAGE,
-            holds=lambda p: not any(RESERVED_KEY.search(key) for key in p.annotations),
+            holds=lambda p: (
+                not any(RESERVED_KEY.search(key) for key in p.annotations if key != SAFE_TO_EVICT)
+            ),
             cel=None,
             field="annotations",
         ),

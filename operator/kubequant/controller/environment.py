@@ -14,7 +14,13 @@ from pydantic import BeforeValidator, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from kubequant.api.problems import Problem, problems_of
-from kubequant.controller.settings import Namespace, Settings, VariableName
+from kubequant.controller.settings import (
+    DEFAULT_ANNOTATIONS,
+    AnnotationKey,
+    Namespace,
+    Settings,
+    VariableName,
+)
 
 PREFIX: Final = "KUBEQUANT_OPERATOR_"
 _NESTED: Final = "__"
@@ -49,6 +55,9 @@ class _Environment(Settings, BaseSettings):
     namespaces: Annotated[tuple[Namespace, ...], NoDecode, _CommaSeparated] = ()
     allowed_service_accounts: Annotated[tuple[str, ...], NoDecode, _CommaSeparated] = ()
     allowed_env: Annotated[tuple[VariableName, ...], NoDecode, _CommaSeparated] = ()
+    allowed_annotations: Annotated[tuple[AnnotationKey, ...], NoDecode, _CommaSeparated] = (
+        DEFAULT_ANNOTATIONS
+    )
 
 
 def read_settings() -> Settings:

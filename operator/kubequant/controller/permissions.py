@@ -2,8 +2,9 @@
 
 Whoever may create a QuantizationJob makes the operator create a pod with Secrets of the namespace
 in it. It must not hand out more than the user has, so what runs in that pod is ours alone: no code
-of a model's, no service account that is not listed, and of variables only those by which no program
-loads other code or sends a credential elsewhere: which others do, no list could hold.
+of a model's, no service account that is not listed, no annotation by which another controller would
+put more into it, and of variables only those by which no program loads other code or sends a
+credential elsewhere: which others do, no list could hold.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ spec that names no Secret has some all the same where the cluster gives the pod 
 its namespace's default service account."""
 
 _ALLOWED_ENV: Final = "KUBEQUANT_OPERATOR_ALLOWED_ENV"
+_ALLOWED_ANNOTATIONS: Final = "KUBEQUANT_OPERATOR_ALLOWED_ANNOTATIONS"
 # The Job controller writes these labels, and its selector counts on them.
 _JOB_CONTROLLERS_LABELS: Final = frozenset({"job-name", "controller-uid"})
 
@@ -77,6 +79,7 @@ def _refusals(spec: QuantizationJobSpec, settings: Settings) -> Iterator[str]:
             "run code"
         )
     yield from _of_the_pod(spec.pod, settings)
+    yield from _of_the_annotations(spec.pod, settings)
     yield from _of_the_environment(spec.pod, settings)
 
 
@@ -92,9 +95,20 @@ def _of_the_environment(pod: Pod, settings: Settings) -> Iterator[str]:
         )
     if unknown:
         yield (
-            f"spec.pod.env: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not among "
+            f"spec.pod.env: {', '.join(unknown)} {_are(unknown)} not among "
             f"the variables that a run may set, and the administrator does not list "
             f"{_them(unknown)} in {_ALLOWED_ENV}"
+        )
+
+
+def _of_the_annotations(pod: Pod, settings: Settings) -> Iterator[str]:
+    # Injectors take a container's image from some, and cloud agents a role.
+    unlisted = [key for key in pod.annotations if not _is_listed(key, settings.allowed_annotations)]
+    if unlisted:
+        yield (
+            f"spec.pod.annotations: {', '.join(sorted(unlisted))} "
+            f"{_are(unlisted)} not among the annotations that the administrator lists in "
+            f"{_ALLOWED_ANNOTATIONS}"
         )
 
 
@@ -103,6 +117,10 @@ def _is_listed(name: str, patterns: tuple[str, ...]) -> bool:
         name.startswith(one.removesuffix("*")) if one.endswith("*") else name == one
         for one in patterns
     )
+
+
+def _are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _them(names: list[str]) -> str:

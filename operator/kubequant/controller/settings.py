@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
 from kubequant import __version__
 from kubequant.api.base import Pattern
 from kubequant.api.fields import ByteQuantity, ObjectName
-from kubequant.api.pod import ResourceRequirements
+from kubequant.api.pod import SAFE_TO_EVICT, ResourceRequirements
 from kubequant.controller.catalog import ImageKey
 
 ImageName = Annotated[
@@ -37,6 +37,17 @@ VariableName = Annotated[
     ),
 ]
 
+AnnotationKey = Annotated[
+    StrictStr,
+    Field(min_length=1, max_length=317),
+    Pattern(
+        r"[A-Za-z0-9][-A-Za-z0-9_./]*\*?",
+        "an annotation's key, like example.com/name, and at its end a '*' for all that begin so",
+    ),
+]
+
+DEFAULT_ANNOTATIONS: Final = (SAFE_TO_EVICT, "karpenter.sh/do-not-disrupt", "prometheus.io/*")
+"""Well-known annotations by which a pod is only left alone or looked at."""
 DEFAULT_IMAGES: Final = {key: f"kubequant/{key.value}:{__version__}" for key in ImageKey}
 
 
@@ -73,6 +84,9 @@ class Settings(BaseModel):
     allowed_env: tuple[VariableName, ...] = ()
     """Variables that spec.pod.env may set beside the harmless ones (see `permissions`); a name may
     end with * for all that begin so."""
+    allowed_annotations: tuple[AnnotationKey, ...] = DEFAULT_ANNOTATIONS
+    """The annotations that spec.pod.annotations may hold; a key may end with * for all that begin
+    so."""
     run_as_user: Annotated[int, Field(ge=0, le=2**31 - 1)] = 65_532
     """The user and group that workers run as; 0 leaves the choice to the cluster, as OpenShift
     wants it. Workers never run as root."""
