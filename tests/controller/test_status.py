@@ -292,6 +292,17 @@ def test_a_run_that_nobody_saw_end_is_in_history_as_its_job_tells() -> None:
     assert [(e.phase, e.reason) for e in world.status.history] == [(Phase.SUCCEEDED, "Published")]
 
 
+def test_a_run_that_nobody_saw_end_is_in_history_also_where_a_pass_is_cut_short() -> None:
+    world = running()
+    world.publishes()
+    world.controllers()
+    world.edit("gguf: {types: [Q8_0]}")
+    world.pass_cut_short()
+    world.controllers()
+    world.settle()
+    assert [(e.phase, e.reason) for e in world.status.history] == [(Phase.SUCCEEDED, "Published")]
+
+
 def test_a_run_that_never_started_is_no_history() -> None:
     world = World("suspend: true")
     world.settle()
@@ -305,7 +316,7 @@ def test_a_new_run_waits_until_the_old_one_has_stopped() -> None:
     old = world.digest
     world.edit("gguf: {types: [Q8_0]}")
     plan = world.pass_once()
-    assert [type(action).__name__ for action in plan.actions] == ["DeleteJob"]
+    assert [type(action).__name__ for action in plan.afterwards] == ["DeleteJob"]
     assert world.reason == "Replacing"
     assert f"tiny-{old}" in world.message
     assert world.pass_once().actions == ()

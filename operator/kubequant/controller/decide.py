@@ -101,8 +101,8 @@ def decide(resource: Resource, observed: Observed, *, now: datetime, settings: S
 
 def _with_common(case: Case, answer: Answer) -> Answer:
     """Add what holds whatever a policy said: other Jobs go, deadlines and the TTL are kept."""
-    actions = (*answer.actions, *(go for job in case.other_jobs for go in deleted(job)))
-    afterwards = answer.afterwards
+    # What became of a run before is in history before its Job goes.
+    afterwards = (*answer.afterwards, *(go for job in case.other_jobs for go in deleted(job)))
     look_again = [*answer.look_again]
     events = [*answer.events]
     if answer.verdict.standing not in _OVER:
@@ -119,7 +119,7 @@ def _with_common(case: Case, answer: Answer) -> Answer:
     return Answer(
         verdict=answer.verdict,
         status=answer.status,
-        actions=actions,
+        actions=answer.actions,
         afterwards=afterwards,
         events=tuple(events),
         look_again=tuple(look_again),
