@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from kubequant.api.fields import quantity_bytes
 from kubequant.api.spec import Device, Offload
 from kubequant.api.status import Usage
 from kubequant_worker.datasets import calibration_samples
 from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import Baseline, Needs, ProducedVariant
+from kubequant_worker.methods.bounds import (
+    BESIDE_ACTIVATIONS,
+    GPU_CONTEXT_BYTES,
+    LIBRARIES_BYTES,
+    most_bytes,
+)
 from kubequant_worker.methods.checkpoint_check import CHECK_TEXT, Reference, judge, judge_saved
 from kubequant_worker.methods.checkpoint_files import (
     embedding_bytes,
@@ -27,6 +32,7 @@ from kubequant_worker.methods.checkpoint_files import (
     require_sound,
     weight_bytes,
 )
+from kubequant_worker.methods.gpu import gpus
 from kubequant_worker.methods.memory import available_bytes
 from kubequant_worker.methods.precision import (
     has_bfloat16,
@@ -49,10 +55,6 @@ if TYPE_CHECKING:
     from kubequant_worker.evaluation.meter import Meter
     from kubequant_worker.methods import Quantizer, Workspace
 
-# torch and transformers in the child that measures, and again with an engine in another.
-LIBRARIES_BYTES = 2 << 30
-# What a GPU's own libraries take of its memory.
-GPU_CONTEXT_BYTES = 1 << 30
 LARGEST_VOCABULARY = 262_144
 # What is left to activations and single layers where weights are spilled to disk.
 _SPILLED_SHARE = 0.25
@@ -103,13 +105,13 @@ class CheckpointQuantizer(ABC):
         loaded = weights if keeps else 2 * weights
         spilled = spec.memory.offload is Offload.DISK
         # A layer's Hessians and the activations between layers grow with a layer, not the model.
-        whole = int(LIBRARIES_BYTES + 1.2 * loaded)
+        whole = int(LIBRARIES_BYTES + BESIDE_ACTIVATIONS * loaded)
         with_disk = LIBRARIES_BYTES + cls.spilled_bytes(spec, loaded)
         least = min(with_disk, whole) if spilled else whole
         kept_logits = min(KEPT_TOKENS * LARGEST_VOCABULARY * 2, 8 * weights)
         on_the_gpu = 0
         if on_gpu and spec.memory.offload is Offload.NONE:
-            on_the_gpu = int(GPU_CONTEXT_BYTES + 1.2 * weights)
+            on_the_gpu = int(GPU_CONTEXT_BYTES + BESIDE_ACTIVATIONS * weights)
         advice = ""
         if not spilled and with_disk < whole:
             gib = with_disk / (1 << 30)
@@ -337,31 +339,22 @@ class CheckpointQuantizer(ABC):
     def loading(self) -> dict[str, Any]:
         """Return how to load a checkpoint here: the fields of `transformers_model.Loading`."""
         memory, device = self._spec.memory, self._spec.effective_device()
-        most: dict[str | int, int] | None = None
-        if memory.offload is not Offload.NONE:
-            room = max(1 << 28, available_bytes() - LIBRARIES_BYTES)
-            # On a CPU nothing but the disk is left to spill to.
-            most = {"cpu": room // 2 if memory.offload is Offload.DISK else room}
-        if device is Device.GPU and (most is not None or memory.max_gpu_memory):
-            most = {**(most or {}), **self._gpu_bytes()}
-        if device is Device.CPU and memory.offload is not Offload.DISK:
-            most = None
+        # The GPU that "cuda" means is the first that the driver shows.
+        gpu_bytes = gpus()[0].memory_bytes if self.on_gpu and gpus() else 0
         return {
             "device": "cuda" if device is Device.GPU else "cpu",
             "dtype": self._dtype,
             "trust_remote_code": self._spec.model.trust_remote_code,
             "allow_pickle": self._spec.model.allow_pickle,
-            "most_bytes": most,
+            "most_bytes": most_bytes(
+                memory, device, free_bytes=available_bytes(), gpu_bytes=gpu_bytes
+            ),
             "spill": str(self._work.scratch / "spill"),
         }
 
     def variant_loading(self) -> dict[str, Any]:
         """Return how to load what was made: as the original, unless its format cannot be so."""
         return self.loading()
-
-    def _gpu_bytes(self) -> dict[str | int, int]:
-        asked = self._spec.memory.max_gpu_memory
-        return {} if asked is None else {0: quantity_bytes(asked)}
 
     def usage(self, produced: ProducedVariant) -> Usage:
         """Return the command that serves the variant."""

@@ -21,11 +21,8 @@ from kubequant.api.spec import Device, Offload
 from kubequant_worker.errors import BadRequestError, InterruptedRunError, WorkerError
 from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import STUDENT, Baseline, Needs
-from kubequant_worker.methods.checkpoint import (
-    GPU_CONTEXT_BYTES,
-    LARGEST_VOCABULARY,
-    LIBRARIES_BYTES,
-)
+from kubequant_worker.methods.bounds import GPU_CONTEXT_BYTES, LIBRARIES_BYTES
+from kubequant_worker.methods.checkpoint import LARGEST_VOCABULARY
 from kubequant_worker.methods.checkpoint_check import Reference, judge_saved
 from kubequant_worker.methods.checkpoint_files import is_passenger
 from kubequant_worker.methods.checkpoint_keeper import CheckpointKeeper

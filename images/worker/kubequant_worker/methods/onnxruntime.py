@@ -18,7 +18,8 @@ from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.meter import Portion
 from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import Baseline, Needs
-from kubequant_worker.methods.checkpoint import LIBRARIES_BYTES, CheckpointQuantizer
+from kubequant_worker.methods.bounds import LIBRARIES_BYTES
+from kubequant_worker.methods.checkpoint import CheckpointQuantizer
 from kubequant_worker.methods.checkpoint_check import CHECK_TEXT
 from kubequant_worker.methods.checkpoint_files import is_passenger, weight_bytes
 from kubequant_worker.methods.child import Child

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubequant.api.spec import Device, Offload
 from kubequant_worker.evaluation.meter import Portion
-from kubequant_worker.methods.checkpoint import GPU_CONTEXT_BYTES
+from kubequant_worker.methods.bounds import GPU_CONTEXT_BYTES, gpu_cap
 from kubequant_worker.methods.engine import EngineQuantizer
 from kubequant_worker.sources.selection import is_weights
 
@@ -104,7 +104,7 @@ class QuantizedLoad(EngineQuantizer):
 
     def variant_loading(self) -> dict[str, Any]:
         """Return how to load what is quantized: whole, where the bound of a GPU holds it."""
-        bound = self._gpu_bytes() if self.on_gpu else {}
+        bound = gpu_cap(self._spec.memory) if self.on_gpu else {}
         return {**self.loading(), "most_bytes": bound or None}
 
     def _engine_loading(self) -> dict[str, Any]:
