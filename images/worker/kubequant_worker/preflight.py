@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kubequant.api.contract import FailureReason
 from kubequant.api.credentials import SECRET_FIELDS, secret_names
 from kubequant.api.engines import AUTO, ENGINES
+from kubequant.api.fields import quantity_bytes
 from kubequant.api.pod import CREDENTIAL_NAMES
 from kubequant.api.spec import Device, Method
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError, UnavailableError
@@ -19,7 +20,7 @@ from kubequant_worker.methods.gpu import gpus
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kubequant.api.spec import QuantizationJobSpec
+    from kubequant.api.spec import Memory, QuantizationJobSpec
     from kubequant_worker.methods import Needs
 
 
@@ -75,14 +76,14 @@ def require_secrets(spec: QuantizationJobSpec, credentials: Path) -> None:
             )
 
 
-def check_room(needs: Needs, scratch: Path, free_memory_bytes: int) -> list[str]:
+def check_room(needs: Needs, memory: Memory, scratch: Path, free_memory_bytes: int) -> list[str]:
     """Return warnings where it will be tight, and refuse what cannot fit.
 
-    `free_memory_bytes` is what was free before any engine started.
+    `memory` is the spec's; `free_memory_bytes` is what was free before any engine started.
 
     Raises:
         BadRequestError: `scratch` is too small (DiskFull).
-        MemoryExhaustedError: There is less memory than the run needs.
+        MemoryExhaustedError: There is less memory than the run needs, or it may use less.
     """
     free_bytes = shutil.disk_usage(scratch).free
     if needs.scratch_bytes > free_bytes:
@@ -99,7 +100,7 @@ def check_room(needs: Needs, scratch: Path, free_memory_bytes: int) -> list[str]
             advice="Set spec.pod.resources.limits.memory to more, or take a smaller model. "
             f"{needs.memory_advice}".rstrip(),
         )
-    _check_gpu_memory(needs)
+    require_gpu_memory(needs, memory, max((gpu.memory_bytes for gpu in gpus()), default=0))
     if needs.comfortable_memory_bytes > free_memory_bytes:
         tight = (
             f"With {size(free_memory_bytes)} of memory the weights are read from disk again and "
@@ -109,14 +110,29 @@ def check_room(needs: Needs, scratch: Path, free_memory_bytes: int) -> list[str]
     return []
 
 
-def _check_gpu_memory(needs: Needs) -> None:
-    largest = max((gpu.memory_bytes for gpu in gpus()), default=0)
-    if needs.gpu_memory_bytes > largest:
+def require_gpu_memory(needs: Needs, memory: Memory, gpu_bytes: int) -> None:
+    """Refuse what does not fit into a GPU of `gpu_bytes`, or into what the spec allows of it.
+
+    What is larger than allowed would be spilled, which nobody asked for.
+
+    Raises:
+        MemoryExhaustedError: It does not fit.
+    """
+    needed = needs.gpu_memory_bytes
+    allowed = memory.max_gpu_memory
+    if needed > gpu_bytes:
         raise MemoryExhaustedError(
-            f"The run needs at least {size(needs.gpu_memory_bytes)} of GPU memory, and the GPU has "
-            f"{size(largest)}",
+            f"The run needs at least {size(needed)} of GPU memory, and the GPU has "
+            f"{size(gpu_bytes)}",
             advice="Set spec.memory.offload: CPU, which brings one layer at a time to the GPU, or "
             "take a larger GPU.",
+        )
+    if allowed is not None and needed > quantity_bytes(allowed):
+        raise MemoryExhaustedError(
+            f"spec.memory.maxGPUMemory: the run needs at least {size(needed)} of GPU memory and "
+            f"may use {size(quantity_bytes(allowed))}",
+            advice="Raise it or remove it, or set spec.memory.offload: CPU, which brings one layer "
+            "at a time to the GPU.",
         )
 
 

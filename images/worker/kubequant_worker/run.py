@@ -215,7 +215,8 @@ class Run:
             progress.advance(0, "looking up benchmarks")
             self._harness.look_up(own_tasks(self._spec, self._layout))
             needs = needs.with_memory(HARNESS_BYTES)
-        self.record.warnings += check_room(needs, self._layout.scratch, free_bytes)
+        scratch = self._layout.scratch
+        self.record.warnings += check_room(needs, self._spec.memory, scratch, free_bytes)
         progress.advance(1, "space, memory and credentials are there")
 
     def _produce(

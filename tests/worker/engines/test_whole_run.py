@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -248,6 +248,6 @@ def test_a_model_larger_than_memory_is_refused_with_the_bytes_and_what_would_do(
     asked = spec(method="INT4")
     needs = LLMCompressorINT4.needs(asked, {"model.safetensors": 2**42, "config.json": 1000})
     with pytest.raises(MemoryExhaustedError, match=r"needs at least 9\.6 TiB of memory") as refused:
-        check_room(needs.__class__(0, needs.memory_bytes, 0, 0, needs.memory_advice), TINY, 2**33)
+        check_room(replace(needs, scratch_bytes=0), asked.memory, TINY, 2**33)
 
     assert "spec.memory.offload: Disk would make do with 2050.0 GiB" in refused.value.advice

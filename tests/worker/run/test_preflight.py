@@ -9,9 +9,16 @@ from tests.api.cases import SMALLEST
 
 from kubequant.api.contract import FailureReason
 from kubequant.api.resource import read_manifest
+from kubequant.api.spec import Memory
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError, UnavailableError
 from kubequant_worker.methods import Needs
-from kubequant_worker.preflight import check_room, refuse_what_is_missing, require_secrets, size
+from kubequant_worker.preflight import (
+    check_room,
+    refuse_what_is_missing,
+    require_gpu_memory,
+    require_secrets,
+    size,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +67,7 @@ def test_without_a_pods_folders_the_usual_chains_of_credentials_serve(tmp_path: 
 
 def test_too_little_disk_is_refused_with_both_numbers_and_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(BadRequestError) as refusal:
-        check_room(Needs(PETABYTE, 0, 0), tmp_path, 2**33)
+        check_room(Needs(PETABYTE, 0, 0), Memory(), tmp_path, 2**33)
 
     assert refusal.value.reason is FailureReason.DISK_FULL
     assert "needs 1024.0 TiB of working space" in refusal.value.message
@@ -69,14 +76,43 @@ def test_too_little_disk_is_refused_with_both_numbers_and_the_way_out(tmp_path: 
 
 def test_too_little_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MemoryExhaustedError, match=r"needs at least 1024\.0 TiB"):
-        check_room(Needs(0, PETABYTE, PETABYTE), tmp_path, 2**33)
+        check_room(Needs(0, PETABYTE, PETABYTE), Memory(), tmp_path, 2**33)
 
 
 def test_memory_that_only_just_does_is_a_warning(tmp_path: Path) -> None:
-    (warning,) = check_room(Needs(0, 0, PETABYTE), tmp_path, 2**33)
+    (warning,) = check_room(Needs(0, 0, PETABYTE), Memory(), tmp_path, 2**33)
 
     assert "read from disk again and again" in warning
-    assert check_room(Needs(0, 0, 0), tmp_path, 2**33) == []
+    assert check_room(Needs(0, 0, 0), Memory(), tmp_path, 2**33) == []
+
+
+@pytest.mark.parametrize(
+    ("needed", "most", "said"),
+    [
+        pytest.param(
+            81 * 2**30,
+            None,
+            "The run needs at least 81.0 GiB of GPU memory, and the GPU has 80.0 GiB",
+            id="more than the GPU has",
+        ),
+        pytest.param(
+            17 * 2**30,
+            "16Gi",
+            "spec.memory.maxGPUMemory: the run needs at least 17.0 GiB of GPU memory and may use "
+            "16.0 GiB",
+            id="more than the spec allows, which would be spilled unasked",
+        ),
+    ],
+)
+def test_too_little_gpu_memory_is_refused(needed: int, most: str | None, said: str) -> None:
+    with pytest.raises(MemoryExhaustedError) as refusal:
+        require_gpu_memory(Needs(0, 0, 0, needed), Memory(max_gpu_memory=most), 80 * 2**30)
+
+    assert refusal.value.message == said
+
+
+def test_gpu_memory_that_does_is_taken() -> None:
+    require_gpu_memory(Needs(0, 0, 0, 2**34), Memory(max_gpu_memory="16Gi"), 2**34)
 
 
 @pytest.mark.parametrize(
