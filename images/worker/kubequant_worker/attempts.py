@@ -313,5 +313,6 @@ def largest_needs(courses: Iterable[Course], files: Mapping[str, int]) -> Needs:
             ),
             gpu_memory_bytes=max(needs.gpu_memory_bytes, other.gpu_memory_bytes),
             memory_advice=needs.memory_advice,
+            gpu_memory_advice=needs.gpu_memory_advice,
         )
     return needs

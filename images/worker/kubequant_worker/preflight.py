@@ -124,15 +124,13 @@ def require_gpu_memory(needs: Needs, memory: Memory, gpu_bytes: int) -> None:
         raise MemoryExhaustedError(
             f"The run needs at least {size(needed)} of GPU memory, and the GPU has "
             f"{size(gpu_bytes)}",
-            advice="Set spec.memory.offload: CPU, which brings one layer at a time to the GPU, or "
-            "take a larger GPU.",
+            advice=f"Take a larger GPU. {needs.gpu_memory_advice}".rstrip(),
         )
     if allowed is not None and needed > quantity_bytes(allowed):
         raise MemoryExhaustedError(
             f"spec.memory.maxGPUMemory: the run needs at least {size(needed)} of GPU memory and "
             f"may use {size(quantity_bytes(allowed))}",
-            advice="Raise it or remove it, or set spec.memory.offload: CPU, which brings one layer "
-            "at a time to the GPU.",
+            advice=f"Raise it or remove it. {needs.gpu_memory_advice}".rstrip(),
         )
 
 

@@ -105,10 +105,13 @@ def test_memory_that_only_just_does_is_a_warning(tmp_path: Path) -> None:
     ],
 )
 def test_too_little_gpu_memory_is_refused(needed: int, most: str | None, said: str) -> None:
+    needs = Needs(0, 0, 0, needed, gpu_memory_advice="spec.device: CPU needs no GPU.")
+
     with pytest.raises(MemoryExhaustedError) as refusal:
-        require_gpu_memory(Needs(0, 0, 0, needed), Memory(max_gpu_memory=most), 80 * 2**30)
+        require_gpu_memory(needs, Memory(max_gpu_memory=most), 80 * 2**30)
 
     assert refusal.value.message == said
+    assert refusal.value.advice.endswith(". spec.device: CPU needs no GPU.")
 
 
 def test_gpu_memory_that_does_is_taken() -> None:

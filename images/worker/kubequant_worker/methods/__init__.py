@@ -105,7 +105,8 @@ class Needs:
 
     `scratch_bytes` counts the fetched model, everything made from it and what measuring keeps.
     Below `memory_bytes` the run cannot end well; below `comfortable_memory_bytes` it works, but
-    weights are read from disk again and again. `memory_advice` says what would need less.
+    weights are read from disk again and again. `memory_advice` and `gpu_memory_advice` are
+    sentences on what would need less.
     """
 
     scratch_bytes: int
@@ -113,6 +114,7 @@ class Needs:
     comfortable_memory_bytes: int
     gpu_memory_bytes: int = 0
     memory_advice: str = ""
+    gpu_memory_advice: str = ""
 
     def with_memory(self, more_bytes: int) -> Needs:
         """Return these needs with so much more memory, for what runs beside the method."""

@@ -32,6 +32,13 @@ class BitsAndBytesQuantizer(QuantizedLoad):
         return _asked(spec).ignore
 
     @classmethod
+    def gpu_advice(cls, spec: QuantizationJobSpec) -> str:
+        """Return what would need less of a GPU."""
+        if _asked(spec).bits == EIGHT_BITS:
+            return "spec.bitsAndBytes.bits: 4 with spec.memory.offload: CPU takes less."
+        return "spec.device: CPU needs no GPU."
+
+    @classmethod
     def settings(cls, spec: QuantizationJobSpec) -> Mapping[str, Any]:
         """Return the arguments of transformers' `BitsAndBytesConfig` but for ignored modules."""
         asked = _asked(spec)

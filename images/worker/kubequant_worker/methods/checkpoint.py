@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from kubequant_worker.methods import Quantizer, Workspace
 
 LARGEST_VOCABULARY = 262_144
+LAYER_BY_LAYER = "spec.memory.offload: CPU brings one layer at a time to the GPU."
 # What is left to activations and single layers where weights are spilled to disk.
 _SPILLED_SHARE = 0.25
 _READABLE = 0o644
@@ -127,6 +128,7 @@ class CheckpointQuantizer(ABC):
             comfortable_memory_bytes=whole,
             gpu_memory_bytes=on_the_gpu,
             memory_advice=advice,
+            gpu_memory_advice=LAYER_BY_LAYER if on_the_gpu else "",
         )
 
     @classmethod

@@ -56,6 +56,7 @@ _KEPT: Final = 12
 _ACTIVATION_BYTES: Final = 1 << 30
 # What saving is of the stage, against one for training.
 _SAVING_SHARE: Final = 0.02
+_SMALLER: Final = "A student with fewer layers (spec.distill.student.keepLayers) takes less."
 # How long the last checkpoint may take after a SIGTERM: the supervisor kills after seven seconds.
 LAST_SECONDS: Final = 4.5
 
@@ -126,10 +127,8 @@ class Distiller(EngineQuantizer):
             memory_bytes=memory,
             comfortable_memory_bytes=memory,
             gpu_memory_bytes=GPU_CONTEXT_BYTES + learning + int(1.2 * teacher) if on_gpu else 0,
-            memory_advice="A student with fewer layers (spec.distill.student.keepLayers) takes "
-            "less, and so does device: CPU of a GPU."
-            if on_gpu
-            else "A student with fewer layers (spec.distill.student.keepLayers) takes less.",
+            memory_advice=_SMALLER,
+            gpu_memory_advice=f"{_SMALLER} spec.device: CPU needs no GPU." if on_gpu else "",
         )
 
     def baseline(self, meter: Meter) -> Baseline:

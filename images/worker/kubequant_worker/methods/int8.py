@@ -90,6 +90,12 @@ class TorchAOINT8(QuantizedLoad):
         return (spec.int8 or INT8Parameters()).ignore
 
     @classmethod
+    def gpu_advice(cls, spec: QuantizationJobSpec) -> str:
+        """Return what would need less of a GPU."""
+        del spec
+        return "spec.int8.engine: LLMCompressor with spec.memory.offload: CPU takes less."
+
+    @classmethod
     def settings(cls, spec: QuantizationJobSpec) -> Mapping[str, Any]:
         """Return the scheme, by the API's word."""
         return {"scheme": (spec.int8 or INT8Parameters()).scheme}

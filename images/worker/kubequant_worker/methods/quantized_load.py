@@ -60,12 +60,23 @@ class QuantizedLoad(EngineQuantizer):
         """Return what the run will take; refuses what this engine cannot do."""
         cls.settings(spec)
         needs = super().needs(spec, files)
-        if spec.effective_device() is Device.CPU or spec.memory.offload is Offload.NONE:
+        if spec.effective_device() is Device.CPU:
             return needs
         # Only the original is spilled: the quantized model is held on the GPU.
         weights = sum(size for name, size in files.items() if is_weights(name))
-        on_the_gpu = GPU_CONTEXT_BYTES + cls.spilled_bytes(spec, weights)
-        return replace(needs, gpu_memory_bytes=on_the_gpu)
+        spilled = GPU_CONTEXT_BYTES + cls.spilled_bytes(spec, weights)
+        advice = cls.gpu_advice(spec)
+        if spec.memory.offload is not Offload.NONE:
+            return replace(needs, gpu_memory_bytes=spilled, gpu_memory_advice=advice)
+        if spilled < needs.gpu_memory_bytes:
+            gib = spilled / (1 << 30)
+            advice = f"spec.memory.offload: CPU would make do with {gib:.1f} GiB of it."
+        return replace(needs, gpu_memory_advice=advice)
+
+    @classmethod
+    @abstractmethod
+    def gpu_advice(cls, spec: QuantizationJobSpec) -> str:
+        """Return what would need less of a GPU where spilling the original does not."""
 
     @classmethod
     def spilled_bytes(cls, spec: QuantizationJobSpec, loaded: int) -> int:

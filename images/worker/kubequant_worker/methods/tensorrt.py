@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from kubequant_worker.methods.child import Child
 
 _RUNTIME_MODULE: Final = "kubequant_worker.methods.modelopt_runtime_child"
+_WITHOUT_GPU: Final = (
+    "spec.tensorRT.build: Checkpoint (precision FP8 or INT4AWQ) with spec.device: CPU needs no GPU."
+)
 ENGINE_FOLDER: Final = "engine"
 # Shares of the stage, against one for calibration.
 _SAVING_SHARE: Final = 0.2
@@ -95,7 +98,12 @@ class ModelOptTensorRT(EngineQuantizer):
         found = super().needs(spec, files)
         weights = sum(size for name, size in files.items() if is_weights(name))
         engines = 2 * weights if asked.builds_engine else 0
-        return replace(found, scratch_bytes=found.scratch_bytes + 2 * weights + engines)
+        return replace(
+            found,
+            scratch_bytes=found.scratch_bytes + 2 * weights + engines,
+            memory_advice="",
+            gpu_memory_advice=_WITHOUT_GPU if found.gpu_memory_bytes else "",
+        )
 
     def produce_with(
         self, child: Child, calibration: TextSet | None, meter: Meter
