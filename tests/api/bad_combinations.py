@@ -247,6 +247,13 @@ CONTRADICTIONS = (
         "ONNXRuntime smooths nothing; remove it or set engine: LLMCompressor",
     ),
     Bad(
+        "smoothing where activations stay as they are",
+        "method: INT8, int8: {scheme: WeightOnly, smoothingStrength: '0.8'}",
+        "spec.int8.smoothingStrength",
+        "is only for scheme WeightAndActivation, since it is activations that are smoothed; "
+        "remove it or set scheme: WeightAndActivation",
+    ),
+    Bad(
         "ONNXRuntime on a GPU",
         "method: INT8, int8: {engine: ONNXRuntime}, device: GPU",
         "spec.device",

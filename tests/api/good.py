@@ -42,6 +42,10 @@ GOOD = (
         "method: INT8, int8: {smoothingStrength: '1'}",
     ),
     Good(
+        "weights alone, with the smoothing that the API server writes out",
+        "method: INT8, int8: {scheme: WeightOnly, smoothingStrength: '0.5'}",
+    ),
+    Good(
         "a fraction with many digits",
         "method: INT8, int8: {smoothingStrength: '0.000000001'}",
     ),

@@ -27,6 +27,13 @@ IgnoredModules = Annotated[tuple[ModulePattern, ...], Field(max_length=32)]
 GroupSize = Literal[-1, 32, 64, 128]
 
 
+# What `INT8Parameters.smooths_as_asked` denies, in CEL; the form is another rule's.
+_NOT_SMOOTHED: Final = (
+    "!has(self.smoothingStrength) "
+    f"|| !self.smoothingStrength.matches(r'^{DECIMAL}$') "
+    "|| double(self.smoothingStrength) in [0.0, 0.5]"
+)
+
 TUNING_ITERATIONS: Final = 200
 """AutoRound's own default."""
 
@@ -97,17 +104,20 @@ class INT8Parameters(MethodParameters):
         Rule(
             message="TorchAO smooths nothing; remove it or set engine: LLMCompressor",
             holds=lambda p: p.engine != "TorchAO" or not p.smooths_as_asked(),
-            cel="self.engine != 'TorchAO' || !has(self.smoothingStrength) "
-            f"|| !self.smoothingStrength.matches(r'^{DECIMAL}$') "
-            "|| double(self.smoothingStrength) in [0.0, 0.5]",
+            cel=f"self.engine != 'TorchAO' || {_NOT_SMOOTHED}",
             field="smoothingStrength",
         ),
         Rule(
             message="ONNXRuntime smooths nothing; remove it or set engine: LLMCompressor",
             holds=lambda p: p.engine != "ONNXRuntime" or not p.smooths_as_asked(),
-            cel="self.engine != 'ONNXRuntime' || !has(self.smoothingStrength) "
-            f"|| !self.smoothingStrength.matches(r'^{DECIMAL}$') "
-            "|| double(self.smoothingStrength) in [0.0, 0.5]",
+            cel=f"self.engine != 'ONNXRuntime' || {_NOT_SMOOTHED}",
+            field="smoothingStrength",
+        ),
+        Rule(
+            message="is only for scheme WeightAndActivation, since it is activations that are "
+            "smoothed; remove it or set scheme: WeightAndActivation",
+            holds=lambda p: p.scheme != "WeightOnly" or not p.smooths_as_asked(),
+            cel=f"self.scheme != 'WeightOnly' || {_NOT_SMOOTHED}",
             field="smoothingStrength",
         ),
     )
