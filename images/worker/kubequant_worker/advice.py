@@ -29,7 +29,8 @@ EMBEDDING_SHARE: Final = 0.4
 _MOST: Final = 16
 _LONGEST: Final = 1024
 _MIB: Final = 2**20
-_FEW_BITS: Final = frozenset({"Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L"})
+FEW_BITS: Final = frozenset({"Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L"})
+"""The levels of GGUF for which an importance matrix comes before more bits."""
 
 # The roles of texts as reports name them, each with the field that names the text.
 DATASET_FIELDS: Final = {
@@ -37,14 +38,19 @@ DATASET_FIELDS: Final = {
     "evaluation": "spec.evaluation.perplexity.dataset",
 }
 
-_INSTEAD: Final[dict[Method, str]] = {
-    Method.INT4: "take method GPTQ, which makes up for each column's error",
-    Method.GPTQ: "take method AWQ, which usually loses less at the same bits, or bits: 8",
-    Method.AWQ: "take method INT8, or GPTQ with bits: 8",
-    Method.INT8: "set spec.int8.scheme: WeightOnly, which leaves the activations as they are",
-    Method.FP8: "take method INT8 with scheme WeightOnly",
-    Method.TENSOR_RT: "set spec.tensorRT.precision: FP8",
+INSTEAD: Final[dict[tuple[Method, str], str]] = {
+    (Method.INT4, "4"): "take method GPTQ, which makes up for each column's error",
+    (Method.GPTQ, "4"): "take method AWQ, which usually loses less at the same bits, or bits: 8",
+    (Method.GPTQ, "3"): "set spec.gptq.bits: 4",
+    (Method.GPTQ, "2"): "set spec.gptq.bits: 4",
+    (Method.AWQ, "4"): "take method INT8, or GPTQ with bits: 8",
+    (Method.BITS_AND_BYTES, "4"): "take method AWQ, which calibrates, or bits: 8",
+    (Method.INT8, "8"): "set spec.int8.scheme: WeightOnly, which leaves the activations as they "
+    "are",
+    (Method.FP8, "8"): "take method INT8 with scheme WeightOnly",
+    (Method.TENSOR_RT, "4"): "set spec.tensorRT.precision: FP8",
 }
+"""What does better than a method with so many bits, where that is worse than usual."""
 
 
 def advised(report: RunReport, usage: Mapping[str, Usage | None]) -> RunReport:
@@ -144,14 +150,15 @@ def _more_careful(report: RunReport, variant: VariantReport) -> str:
     if any(text.role == "calibration" and text.bundled for text in report.datasets):
         return f"calibrate with text of your own in {DATASET_FIELDS['calibration']}"
     gguf = report.settings.gguf if report.settings else None
-    if variant.name in _FEW_BITS and not (gguf and gguf.importance_matrix):
+    if variant.name in FEW_BITS and not (gguf and gguf.importance_matrix):
         return "set spec.gguf.importanceMatrix: true"
     if follows := _next_type(variant):
         return f"make {follows}"
-    if variant.method in _INSTEAD and variant.bits_per_weight != "8":
-        return _INSTEAD[variant.method]
-    if variant.method is Method.INT8 and "WeightOnly" not in variant.setting:
-        return _INSTEAD[Method.INT8]
+    done_already = variant.method is Method.INT8 and "WeightOnly" in variant.setting
+    if variant.method and not done_already:
+        instead = INSTEAD.get((variant.method, variant.bits_per_weight or ""))
+        if instead:
+            return instead
     return "see in spec.evaluation.benchmarks whether your task feels it"
 
 

@@ -32,19 +32,27 @@ class Usual:
 
 INT8: Final = Usual(50, "under 1 % worse", 1)
 
-# The bounds of the GGUF levels are about twice what llama.cpp's own help tells of a 7B model.
+# The bounds of the GGUF levels are about twice what llama.cpp's own help tells of a 7B model. Those
+# of GPTQ below 4 bits are wide: at 3, papers tell of 10 to 20 % for models of that size (AWQ, arXiv
+# 2306.00978); at 2, of several times the perplexity, and what has doubled is of no use.
+# BitsAndBytes rounds to nearest as INT4 does, and its FP4 loses more than its NF4.
 EXPECTATIONS: Final[dict[tuple[Method, str], Usual]] = {
     (Method.INT8, "8"): INT8,
+    (Method.FP8, "8"): INT8,
     (Method.INT4, "4"): Usual(75, "2-3 % worse", 3),
     (Method.GPTQ, "4"): Usual(75, "under 2 % worse", 2),
     (Method.GPTQ, "8"): INT8,
+    (Method.GPTQ, "3"): Usual(80, "10-20 % worse", 20),
+    (Method.GPTQ, "2"): Usual(86, "poor", 100),
     (Method.AWQ, "4"): Usual(70, "better than GPTQ, which is under 2 % worse", 2),
     (Method.TENSOR_RT, "8"): INT8,
     (Method.TENSOR_RT, "4"): Usual(75, "under 2 % worse", 2),
     (Method.BITS_AND_BYTES, "8"): Usual(50),
-    (Method.BITS_AND_BYTES, "4"): Usual(75),
-    (Method.GGUF, GGUFType.Q2_K): Usual(87.5, "poor"),
+    (Method.BITS_AND_BYTES, "4"): Usual(75, "up to 5 % worse", 5),
+    (Method.GGUF, GGUFType.Q2_K): Usual(87.5, "poor", 23),
+    (Method.GGUF, GGUFType.Q3_K_S): Usual(83, "poor", 19),
     (Method.GGUF, GGUFType.Q3_K_M): Usual(83, "fair", 8),
+    (Method.GGUF, GGUFType.Q3_K_L): Usual(78, "fair", 6),
     (Method.GGUF, GGUFType.Q4_0): Usual(75, "good", 6),
     (Method.GGUF, GGUFType.Q4_K_M): Usual(75, "very good", 2),
     (Method.GGUF, GGUFType.Q5_K_M): Usual(70, "excellent", 1),

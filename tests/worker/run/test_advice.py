@@ -10,7 +10,8 @@ from tests.page.reports import ENGINE
 
 from kubequant.api.contract import RunReport, Usage
 from kubequant.api.problems import parse
-from kubequant_worker.advice import advised, recommendations
+from kubequant.api.spec import Method
+from kubequant_worker.advice import FEW_BITS, INSTEAD, advised, recommendations
 from kubequant_worker.expectations import EXPECTATIONS, expectation
 
 OUT = {"model": {"uri": "hf://owner/name"}, "output": {"uri": "s3://bucket/a"}}
@@ -628,7 +629,7 @@ def test_what_is_expected_stands_beside_what_was_measured(
 
 
 def test_what_nobody_expects_has_no_expectation() -> None:
-    assert expectation(report("GPTQ", [{"bitsPerWeight": "3"}]).variants[0]) is None
+    assert expectation(report("Prune", [{"bitsPerWeight": None}]).variants[0]) is None
 
 
 def test_more_bits_are_expected_to_lose_less() -> None:
@@ -639,6 +640,26 @@ def test_more_bits_are_expected_to_lose_less() -> None:
     ]
 
     assert bounds == sorted(bounds, reverse=True)
+
+
+@pytest.mark.parametrize("key", INSTEAD, ids=lambda key: f"{key[0]} in {key[1]} bits")
+def test_every_method_that_another_does_better_than_is_told_so(key: tuple[Method, str]) -> None:
+    method, bits = key
+    far = str(10 * (EXPECTATIONS[key].most_increase_percent or 0))
+
+    variant = {"bitsPerWeight": bits, **rise(far)}
+    found = recommendations(report(method, [variant], settings={"device": "GPU"}))
+
+    assert [sentence for sentence in found if sentence.endswith(f": {INSTEAD[key]}.")]
+
+
+@pytest.mark.parametrize("level", sorted(FEW_BITS))
+def test_every_level_of_few_bits_is_told_of_the_importance_matrix(level: str) -> None:
+    far = str(10 * (EXPECTATIONS[Method.GGUF, level].most_increase_percent or 0))
+
+    (found,) = recommendations(report("GGUF", [{"name": level, **rise(far)}]))
+
+    assert found.endswith(": set spec.gguf.importanceMatrix: true.")
 
 
 def test_recommendations_are_bounded_whatever_was_found() -> None:
