@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from kubequant.api.contract import Outcome
 from kubequant.api.gating import shown
 from kubequant_worker.expectations import rise_text
 
@@ -65,6 +66,8 @@ def _size(report: RunReport, variant: VariantReport, *, learned: bool) -> Iterat
             "no more: keep more layers (spec.distill.student.keepLayers), or give more text in "
             "spec.calibration.dataset."
         )
+    if report.outcome is Outcome.FAILED:  # then it was not published
+        return
     place = f": {report.artifact.uri}" if report.artifact else ""
     yield (
         f"{variant.name} has weights of 16 bits: quantize it, with this artifact as "

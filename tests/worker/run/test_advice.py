@@ -132,6 +132,19 @@ CASES = [
         method="Distill",
     ),
     Case(
+        "a student that missed its gate is not published, and so nothing to quantize",
+        [learned("91.2", 8, 4, 3, 2.99, **rise("40"))],
+        [
+            (
+                "Distill is far from its teacher (perplexity +40 % ± 0.1) and learns no more: keep "
+                "more layers (spec.distill.student.keepLayers), or give more text in "
+                "spec.calibration.dataset."
+            ),
+        ],
+        method="Distill",
+        changes={"outcome": "Failed", "exitCode": 20},
+    ),
+    Case(
         "a student with too few points to tell a trend",
         [learned("91.2", **rise("12"))],
         [QUANTIZE],
