@@ -261,6 +261,21 @@ NUMBERS = (
         "spec.prune.sparsity",
         'must be a decimal number in quotes, like "2.5"',
     ),
+    *(
+        Bad(
+            f"modules by what is no regular expression, {word}",
+            f"method: {method}, {member}: {{ignore: [lm_head, '{word}']}}",
+            f"spec.{member}.ignore[1]",
+            "must be a regular expression that Python compiles where it begins with re:; close "
+            "what it opens",
+            Server.LETS_PASS,
+        )
+        for method, member, word in (
+            ("INT4", "int4", "re:("),
+            ("Prune", "prune", "re:*head"),
+            ("TensorRT", "tensorRT", "re:[a"),
+        )
+    ),
     Bad(
         "a fraction above one",
         "method: INT8, int8: {smoothingStrength: '1.000000001'}",

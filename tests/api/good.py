@@ -46,6 +46,10 @@ GOOD = (
         "method: INT8, int8: {scheme: WeightOnly, smoothingStrength: '0.5'}",
     ),
     Good(
+        "a module whose name would be no regular expression",
+        "method: INT4, int4: {ignore: ['(', 're:(up|down)_proj']}",
+    ),
+    Good(
         "a fraction with many digits",
         "method: INT8, int8: {smoothingStrength: '0.000000001'}",
     ),

@@ -6,6 +6,7 @@ depends on another field is None here and filled in by `effective`.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, ClassVar, Final, Literal, Self
 
@@ -15,12 +16,31 @@ from kubequant.api.base import Model, Pattern, Rule
 from kubequant.api.fields import DECIMAL, DecimalText, Fraction, OpenFraction, between
 from kubequant.api.student import Student
 
+EXPRESSION: Final = "re:"
+"""What a word for modules begins with where the rest is a regular expression."""
+
+
+def _compiles(word: str) -> bool:
+    """Say whether what is to be a regular expression is one, by Python's own reading."""
+    try:
+        re.compile(word.removeprefix(EXPRESSION) if word.startswith(EXPRESSION) else "")
+    except re.error:
+        return False
+    return True
+
+
 ModulePattern = Annotated[
     StrictStr,
     Field(min_length=1, max_length=128),
     Pattern(
         r"(re:)?[-A-Za-z0-9_.*+?^$|()\[\]\\]+",
         'a module name like "lm_head", or a regular expression like "re:.*down_proj"',
+    ),
+    Rule(
+        message="must be a regular expression that Python compiles where it begins with re:; "
+        "close what it opens, and write a backslash before a character that stands for itself",
+        holds=_compiles,
+        cel=None,
     ),
 ]
 IgnoredModules = Annotated[tuple[ModulePattern, ...], Field(max_length=32)]

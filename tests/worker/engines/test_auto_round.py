@@ -64,9 +64,6 @@ REFUSALS = {
     "everything ignored": (
         "tiny", spec(ignore=["re:.*"]), "29 linear modules, and all are ignored", "fewer",
     ),
-    "an expression that is none": (
-        "tiny", spec(ignore=["re:*head"]), "ignore: re:*head is no regular expression", "",
-    ),
     "a model that is spilled to disk": (
         "tiny", {**spec(), "memory": {"offload": "Disk"}}, "spec.memory.offload: Disk", "Nearest",
     ),

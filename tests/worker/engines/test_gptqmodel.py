@@ -94,9 +94,6 @@ REFUSALS = {
     "a model that is quantized already": (
         "quantized", spec("AWQ"), "config.json says that the model is quantized already", "made",
     ),
-    "an expression that is none": (
-        "small", spec("GPTQ", ignore=["re:(lm_head"]), "re:(lm_head is no regular expression", "",
-    ),
 }  # fmt: skip
 SHAPES = {
     "Qwen2 by AWQ": ("qwen2", spec("AWQ"), 0.6),

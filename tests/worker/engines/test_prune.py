@@ -73,9 +73,6 @@ REFUSALS = {
     "rows that are no whole fours": (
         "odd", spec(pattern="TwoOfFour"), "TwoOfFour needs rows of whole fours", "Unstructured",
     ),
-    "a name that is no expression": (
-        "tiny", spec(ignore=["re:(("]), "ignore: re:(( is no regular expression", "",
-    ),
     "a model that is quantized already": (
         "quantized", spec(), "config.json says that the model is quantized already", "made",
     ),

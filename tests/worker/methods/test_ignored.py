@@ -60,11 +60,6 @@ def test_words_that_mean_nothing_are_named_once_and_in_order() -> None:
     assert words_of_nothing(classes, words, classes) == ["also wrong", "wrong"]
 
 
-def test_what_is_no_expression_is_refused_with_the_word() -> None:
-    with pytest.raises(BadRequestError, match=r"ignore: re:\*up is no regular expression"):
-        ignored(["up"], ["re:*up"])
-
-
 def test_where_nothing_is_left_the_engine_is_named() -> None:
     with pytest.raises(BadRequestError, match=r"nothing for AutoRound to quantize: it has 3 "):
         require_targets(MODEL, {}, "AutoRound")

@@ -13,12 +13,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from kubequant.api.contract import FailureReason
+from kubequant.api.params import EXPRESSION
 from kubequant_worker.errors import BadRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-_PATTERN: Final = "re:"
 _NO_CLASSES: Final[Mapping[str, Collection[str]]] = MappingProxyType({})
 _LINEAR: Final = "Linear"
 GROUP_SIZES: Final = (128, 64, 32, -1)
@@ -28,17 +28,11 @@ GROUP_SIZES: Final = (128, 64, 32, -1)
 def matches(name: str, word: str, classes: Collection[str] = ()) -> bool:
     """Say whether the module `name`, which is of `classes`, is meant by a word of `ignore`.
 
-    Raises:
-        BadRequestError: It is no regular expression.
+    The API lets no word pass that should be a regular expression and is none.
     """
-    if not word.startswith(_PATTERN):
+    if not word.startswith(EXPRESSION):
         return name == word or word in classes
-    try:
-        return re.match(word.removeprefix(_PATTERN), name) is not None
-    except re.error as error:
-        raise BadRequestError(
-            f"ignore: {word} is no regular expression ({error}); mend it"
-        ) from error
+    return re.match(word.removeprefix(EXPRESSION), name) is not None
 
 
 def ignored(
