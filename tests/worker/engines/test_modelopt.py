@@ -13,7 +13,7 @@ import pytest
 from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.methods.conftest import TINY
-from tests.worker.methods.models import random_gpt2, random_llama, random_qwen2
+from tests.worker.methods.models import WORDS, random_gpt2, random_llama, random_qwen2, worded
 
 from kubequant_worker.methods.checkpoint_check import MOST_CHANGED_BY_SAVING, MOST_DIVERGENCE
 from kubequant_worker.sources.safetensors_header import read_header
@@ -33,6 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{name: {"precision": name, "plain": name != "INT4AWQ"} for name in PRECISIONS},
     **{f"{name} for an engine": {"precision": name, "engine": True} for name in PRECISIONS},
     "FP16 for an engine": {"precision": "FP16", "engine": True},
+    "FP16 of words that contradict each other": {"precision": "FP16", "model": "worded"},
     "FP8 for two GPUs": {"precision": "FP8", "engine": True, "parallel": 2},
     "tied FP8": {"precision": "FP8", "model": "tied"},
     "tied INT4AWQ": {"precision": "INT4AWQ", "model": "tied"},
@@ -77,6 +78,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "qwen2": random_qwen2(folder / "qwen2"),
         "tied": random_llama(folder / "tied", tie_word_embeddings=True, **EVEN),
         "rows200": random_llama(folder / "rows200", intermediate_size=200),
+        "worded": worded(folder / "worded"),
     }
 
 
@@ -228,6 +230,13 @@ def test_sixteen_bits_are_only_cast(computed: Made) -> None:
     assert set(computed.types(case).values()) == {"F16"}
     assert "quantization_config" not in computed.config(case)
     assert computed.numbers[case]["original"] < 1e-5
+
+
+def test_how_to_generate_is_written_as_it_was(computed: Made) -> None:
+    artifact = computed.artifact("FP16 of words that contradict each other")
+    found = json.loads((artifact / "generation_config.json").read_text())
+
+    assert found.items() >= WORDS.items()
 
 
 def test_what_is_ignored_stays_and_what_is_not_does_not(computed: Made) -> None:

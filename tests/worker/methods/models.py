@@ -27,6 +27,18 @@ SMALL = {
 }
 
 
+# What older Llama models say of how they generate: a temperature, though nothing is sampled.
+WORDS = {"temperature": 0.9, "top_p": 0.6, "max_length": 4096, "eos_token_id": 2}
+
+
+def worded(folder: Path) -> Path:
+    """Save a small random Llama that says `WORDS`, which transformers refuses to write."""
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2}
+    random_llama(folder, **sizes)
+    (folder / "generation_config.json").write_text(json.dumps(WORDS))
+    return folder
+
+
 def copy_tokenizer(folder: Path) -> None:
     """Put the tiny model's tokenizer into `folder`."""
     for name in TOKENIZER:

@@ -29,6 +29,7 @@ from kubequant_worker.methods.engine_child import (
     Work,
     bound_gpu,
     name_type,
+    plain_generation,
     restore_types,
     sentence,
     serve_engine,
@@ -235,7 +236,8 @@ def _save(model: Any, target: Path, source: Path, stored: str) -> None:
     packed = save_quantized_as_llmcompressor(
         None, model=model, inplace=True, device="cpu", serialization_dict={}
     )
-    packed.save_pretrained(target, max_shard_size=SHARD_BYTES)
+    with plain_generation(packed, target):
+        packed.save_pretrained(target, max_shard_size=SHARD_BYTES)
     restore_types(target, source)
     name_type(target, stored)
 

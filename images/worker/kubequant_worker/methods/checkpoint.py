@@ -281,9 +281,11 @@ class CheckpointQuantizer(ABC):
         return self._work.model
 
     def _travels(self, name: str) -> bool:
-        """Say whether a file of the original goes into the artifact as it is."""
-        made_anew = {"config.json", "generation_config.json"}
-        return is_passenger(name) and name not in made_anew
+        """Say whether a file of the original goes into the artifact as it is.
+
+        How to generate is among it: an engine's copy may lack what it does not know.
+        """
+        return is_passenger(name) and name != "config.json"
 
     def verify(self, produced: ProducedVariant, meter: Meter) -> tuple[str, ...]:
         """Load the variant in a new process, generate, and hold its logits against the original's.

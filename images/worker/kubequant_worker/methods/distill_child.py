@@ -28,6 +28,7 @@ from kubequant_worker.methods.engine_child import (
     Work,
     bound_gpu,
     name_type,
+    plain_generation,
     restore_types,
     serve_engine,
     write_logits,
@@ -161,7 +162,8 @@ class Training:
         usual, computed = getattr(torch, job["stored"]), getattr(torch, job["loading"]["dtype"])
         for name, parameter in model.named_parameters():
             parameter.data = parameter.data.to(stored.get(name, usual)).float()
-        model.save_pretrained(target, max_shard_size=SHARD_BYTES)
+        with plain_generation(model, target):
+            model.save_pretrained(target, max_shard_size=SHARD_BYTES)
         restore_types(target, source)
         name_type(target, job["stored"])
         if job["probe"]:

@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
 
 from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.child import Parent, serve
@@ -30,12 +32,13 @@ from kubequant_worker.methods.transformers_model import (
 from kubequant_worker.sources.safetensors_header import read_header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from kubequant_worker.methods.child import Operation
 
 # A shard is held in memory while its types are restored.
 SHARD_BYTES: Final = 2_000_000_000
+_GENERATION: Final = "generation_config.json"
 FLOATS: Final = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 _LONGEST_SENTENCE: Final = 400
 _COPIED_BYTES: Final = 16 << 20
@@ -111,6 +114,27 @@ def restore_types(
         if label is not None:
             _write_metadata(path, label(metadata))
     _correct_index(target)
+
+
+@contextmanager
+def plain_generation(model: Any, target: Path) -> Iterator[None]:
+    """Let transformers save `model` into `target` whatever it says of how it generates.
+
+    transformers refuses to write words that contradict each other, like a temperature without
+    sampling, which many models have. What the model was loaded with is written as it is; where the
+    original has a file for it, that travels (`checkpoint`).
+    """
+    said = getattr(model, "generation_config", None)
+    if said is None:  # what is the model's own code may not generate at all
+        yield
+        return
+    plain: Any = GenerationConfig
+    model.generation_config = plain()
+    try:
+        yield
+    finally:
+        model.generation_config = said
+    said.to_json_file(target / _GENERATION)
 
 
 def name_type(target: Path, stored: str) -> None:

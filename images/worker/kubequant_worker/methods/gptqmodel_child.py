@@ -308,9 +308,6 @@ def _save(model: Any, target: Path, source: Path, choice: Choice) -> None:
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = _words(model.quantize_config, choice)
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    generation = source / "generation_config.json"
-    if generation.is_file():
-        shutil.copyfile(generation, target / generation.name)
 
 
 def _words(config: Any, choice: Choice) -> dict[str, Any]:

@@ -8,7 +8,6 @@ and transformers are imported here, so only children import this module. The par
 from __future__ import annotations
 
 import json
-import shutil
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,9 +200,6 @@ def _save(model: Any, source: Path, target: Path, written: Mapping[str, Any]) ->
     config["quantization_config"] = dict(written)
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (target / "config.json").write_text(text, encoding="utf-8")
-    generation = source / "generation_config.json"
-    if generation.is_file():
-        shutil.copyfile(generation, target / generation.name)
 
 
 def _compute(task: Task, device: str, loading: Loading, job: Mapping[str, Any]) -> None:

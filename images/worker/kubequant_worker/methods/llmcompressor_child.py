@@ -34,6 +34,7 @@ from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
     name_type,
+    plain_generation,
     restore_types,
     sentence,
     serve_engine,
@@ -253,7 +254,8 @@ def _save(model: Any, target: Path, source: Path, stored: str) -> None:
     What is not quantized gets back the type that it was stored in; scales keep the precision that
     they were computed in.
     """
-    model.save_pretrained(target, save_compressed=True, max_shard_size=SHARD_BYTES)
+    with plain_generation(model, target):
+        model.save_pretrained(target, save_compressed=True, max_shard_size=SHARD_BYTES)
     restore_types(target, source)
     name_type(target, stored)
 

@@ -27,6 +27,7 @@ from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
     name_type,
+    plain_generation,
     restore_types,
     sentence,
     serve_engine,
@@ -91,9 +92,14 @@ class ModelOptWork(Work):
             _export_for_engine(model, job["engine"], stored)
         self._parent.event("save", 0, 1, "saving")
         if halved:
-            model.to(_HALF).save_pretrained(target, max_shard_size=SHARD_BYTES)
+            with plain_generation(model, target):
+                model.to(_HALF).save_pretrained(target, max_shard_size=SHARD_BYTES)
             return notes
-        with _told("the checkpoint"), torch.inference_mode():
+        with (
+            _told("the checkpoint"),
+            torch.inference_mode(),
+            plain_generation(model, target),
+        ):
             export_hf_checkpoint(
                 model,
                 dtype=getattr(torch, job["stored"]),

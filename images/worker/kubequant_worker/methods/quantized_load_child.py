@@ -25,6 +25,7 @@ from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
     name_type,
+    plain_generation,
     restore_types,
     sentence,
     write_logits,
@@ -95,7 +96,8 @@ class QuantizedLoadWork(Work):
             model = self._loaded(source, loading, how)
         self._parent.event(0, 0, "saving")
         # Before it computes anything: an engine may pack weights anew when it first does.
-        model.save_pretrained(target, max_shard_size=SHARD_BYTES)
+        with plain_generation(model, target):
+            model.save_pretrained(target, max_shard_size=SHARD_BYTES)
         restore_types(target, source, lambda metadata: self.label(metadata, job["stored"]))
         name_type(target, job["stored"])
         if job["probe"]:
