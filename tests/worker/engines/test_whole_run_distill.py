@@ -292,7 +292,7 @@ def test_checkpoints_of_another_text_are_not_gone_on_from(
 
 def test_a_student_of_its_own_is_fetched_taught_and_named_everywhere(tmp_path: Path) -> None:
     own = random_llama(
-        tmp_path / "own", hidden_size=128, num_attention_heads=2, vocab_size=2112,
+        tmp_path / "own", stored="float16", hidden_size=128, num_attention_heads=2, vocab_size=2112,
     )  # fmt: skip
     path = written(
         tmp_path,
@@ -309,6 +309,9 @@ def test_a_student_of_its_own_is_fetched_taught_and_named_everywhere(tmp_path: P
     assert report["student"]["uri"] == f"file://{own}"
     assert report["variants"][0]["setting"] == "a student of its own, 30 steps, temperature 2"
     assert (config["hidden_size"], config["vocab_size"]) == (128, 2112)
+    assert config["dtype"] == "float16"
+    spans = read_header(artifact / "model.safetensors")
+    assert {span.dtype for span in spans} == {"F16"}
     assert "keptLayers" not in {k: v for k, v in detail(report).items() if v}
     assert float(detail(report)["untrained"]["perplexityReductionPercent"]) > 50
     assert f"file://{own}" in (artifact / "README.md").read_text()

@@ -45,14 +45,16 @@ def copy_tokenizer(folder: Path) -> None:
         shutil.copyfile(TINY / name, folder / name)
 
 
-def random_llama(folder: Path, *, shard: str = "5GB", **changes: Any) -> Path:
-    """Save a random bfloat16 Llama of `SMALL` and `changes`, with the tiny tokenizer."""
+def random_llama(
+    folder: Path, *, shard: str = "5GB", stored: str = "bfloat16", **changes: Any
+) -> Path:
+    """Save a random Llama of `SMALL` and `changes`, with the tiny tokenizer."""
     import torch  # noqa: PLC0415 - seconds, and only these tests need it
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415 - as above
 
     torch.manual_seed(0)
     config = LlamaConfig(**{**SMALL, "tie_word_embeddings": False, **changes})
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model = LlamaForCausalLM(config).to(getattr(torch, stored))
     model.save_pretrained(folder, max_shard_size=shard)
     copy_tokenizer(folder)
     return folder
@@ -97,7 +99,7 @@ def random_mamba(folder: Path) -> Path:
     return folder
 
 
-def random_gpt2(folder: Path) -> Path:
+def random_gpt2(folder: Path, positions: int = 64) -> Path:
     """Save a random GPT-2 whose byte-level BPE nobody has seen before."""
     import torch  # noqa: PLC0415 - as above
     from tokenizers import ByteLevelBPETokenizer  # noqa: PLC0415 - as above
@@ -109,7 +111,7 @@ def random_gpt2(folder: Path) -> Path:
 
     torch.manual_seed(0)
     # n_ctx: the converter reads it, and transformers no longer writes it by itself.
-    sizes = {"vocab_size": 400, "n_positions": 64, "n_ctx": 64, "n_embd": 64}
+    sizes = {"vocab_size": 400, "n_positions": positions, "n_ctx": positions, "n_embd": 64}
     config = GPT2Config(**sizes, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
     GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer = ByteLevelBPETokenizer()

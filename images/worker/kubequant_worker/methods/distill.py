@@ -30,6 +30,7 @@ from kubequant_worker.methods.child import ChildFailedError
 from kubequant_worker.methods.distill_identity import identity, is_of
 from kubequant_worker.methods.distillation import Distillation
 from kubequant_worker.methods.engine import EngineQuantizer
+from kubequant_worker.methods.precision import stored_dtype
 from kubequant_worker.methods.student_layers import Cut, cut_of, make_student
 from kubequant_worker.sources.model_folder import model_config, require_unquantized
 from kubequant_worker.sources.selection import is_weights
@@ -230,6 +231,8 @@ class Distiller(EngineQuantizer):
         most = self._spec.memory.max_gpu_memory
         job = {
             **self.job(samples),
+            # What is saved is the student, and not its teacher's likeness.
+            "stored": stored_dtype(self._student),
             "student": str(self._student),
             "width": self._width,
             "steps": asked.steps,
