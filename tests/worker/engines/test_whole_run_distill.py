@@ -317,6 +317,30 @@ def test_a_student_of_its_own_is_fetched_taught_and_named_everywhere(tmp_path: P
     assert f"file://{own}" in (artifact / "README.md").read_text()
 
 
+def test_a_student_that_knows_fewer_positions_is_taught_and_measured_on_those(
+    tmp_path: Path,
+) -> None:
+    teacher = random_gpt2(tmp_path / "teacher", positions=128)
+    path = written(
+        tmp_path,
+        distill={"student": {"uri": f"file://{random_gpt2(tmp_path / 'own')}"}, "steps": 2},
+        model={"uri": f"file://{teacher}"},
+        calibration={},
+        evaluation={**EVALUATION, "perplexity": {"maxTokens": 1024}},
+    )
+
+    code, report, error = kubequant("transformers", path)
+
+    assert code == 0, error
+    assert detail(report)["sequenceLength"] == 64
+    assert report["original"]["perplexityDetail"]["contextLength"] == 64
+    said = (
+        "The teacher's context has 128 tokens and the student's 64: texts of at most 64 are "
+        "trained on and measured."
+    )
+    assert said in report["warnings"]
+
+
 @pytest.mark.parametrize(
     ("distill", "spec", "sentence", "advice"),
     [

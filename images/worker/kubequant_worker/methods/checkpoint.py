@@ -216,7 +216,7 @@ class CheckpointQuantizer(ABC):
             BadRequestError: There are too few tokens.
         """
         asked = self._spec.calibration
-        length = min(asked.sequence_length, context_length)
+        length = min(asked.sequence_length, self._longest(context_length))
         opening = 0 if bos is None else 1
         drawn = calibration_samples(
             tokens,
@@ -229,6 +229,10 @@ class CheckpointQuantizer(ABC):
             drawn = np.concatenate([np.full((len(drawn), 1), bos, np.int32), drawn], axis=1)
         self._calibration_tokens = drawn.size
         return drawn
+
+    def _longest(self, context_length: int) -> int:
+        """Return how long a sequence may be, where the model's context has so many tokens."""
+        return context_length
 
     def _wanted_samples(self, whole: int) -> int:
         """Return how many sequences to take, of the `whole` ones that the text has."""

@@ -27,6 +27,7 @@ from kubequant_worker.methods.checkpoint_check import Reference, judge_saved
 from kubequant_worker.methods.checkpoint_files import is_passenger
 from kubequant_worker.methods.checkpoint_keeper import CheckpointKeeper
 from kubequant_worker.methods.child import ChildFailedError
+from kubequant_worker.methods.distill_context import common_context, context_note
 from kubequant_worker.methods.distill_identity import identity, is_of
 from kubequant_worker.methods.distillation import Distillation
 from kubequant_worker.methods.engine import EngineQuantizer
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from kubequant_worker.evaluation.meter import Meter
     from kubequant_worker.methods import ProducedVariant, Workspace
     from kubequant_worker.methods.child import Child
+    from kubequant_worker.methods.transformers_runtime import TransformersRuntime
 
 _log = logging.getLogger(__name__)
 UNTRAINED: Final = "untrained"
@@ -77,7 +79,8 @@ class Distiller(EngineQuantizer):
         """Prepare to work in `workspace`; starts nothing."""
         super().__init__(workspace)
         self._cut: Cut | None = None
-        self._width = 0
+        self._width = self._context = 0
+        self._contexts: dict[str, int] = {}
         self._distillation: Distillation | None = None
 
     @classmethod
@@ -142,8 +145,21 @@ class Distiller(EngineQuantizer):
         self._make_student()
         trusted = self._spec.model.trust_remote_code
         paths = (str(self._work.model), str(self._student))
-        self._width = self._started_child().call("compare", *paths, trusted)
+        told = self._started_child().call("compare", *paths, trusted)
+        self._width, self._contexts = told["width"], told["contexts"]
+        self._context = common_context(self._spec, **self._contexts)
         return found
+
+    def check_baseline(self, meter: Meter) -> tuple[str, ...]:
+        """Keep the original's logits of a short text, and tell where a context is shorter."""
+        note = context_note(**self._contexts)
+        return (*super().check_baseline(meter), *([note] if note else []))
+
+    def open_runtime(
+        self, of: Baseline | ProducedVariant, context_length: int
+    ) -> TransformersRuntime:
+        """Load a model for windows that both teacher and student take."""
+        return super().open_runtime(of, min(context_length or self._context, self._context))
 
     @property
     def _student(self) -> Path:
@@ -178,6 +194,10 @@ class Distiller(EngineQuantizer):
     def _engine_loading(self) -> dict[str, Any]:
         """Return how the teacher is loaded: whole, on the one device."""
         return {**self.loading(), "most_bytes": None}
+
+    def _longest(self, context_length: int) -> int:
+        """Return how long a sequence may be: both models read it."""
+        return min(context_length, self._context)
 
     def _wanted_samples(self, whole: int) -> int:
         """Return how many sequences to take of so many: all of them."""

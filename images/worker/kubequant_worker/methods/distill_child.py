@@ -34,7 +34,12 @@ from kubequant_worker.methods.engine_child import (
     write_logits,
 )
 from kubequant_worker.methods.precision import has_bfloat16
-from kubequant_worker.methods.transformers_model import Loading, load_model, load_tokenizer
+from kubequant_worker.methods.transformers_model import (
+    Loading,
+    context_length,
+    load_model,
+    load_tokenizer,
+)
 from kubequant_worker.methods.vocabulary import require_same
 from kubequant_worker.sources.safetensors_header import read_header
 
@@ -63,8 +68,8 @@ class DistillWork(Work):
         """Return what the parent may ask for."""
         return {**super().operations(), "compare": self.compare}
 
-    def compare(self, teacher: str, student: str, trusted: bool) -> int:  # noqa: FBT001 - crosses a pipe
-        """Return how many numbers of a row of logits both models have.
+    def compare(self, teacher: str, student: str, trusted: bool) -> dict[str, Any]:  # noqa: FBT001 - crosses a pipe
+        """Return how many numbers of a row of logits both models have, and each one's context.
 
         Raises:
             BadRequestError: Their tokenizers do not give the same tokens the same numbers.
@@ -79,7 +84,11 @@ class DistillWork(Work):
             words.append(tokenizer.get_vocab())
             widths.append(int(config.get_text_config().vocab_size))
         require_same(*words)
-        return min(widths)
+        contexts = {
+            role: context_length(Path(path), trust_remote_code=trusted)
+            for role, path in (("teacher", teacher), ("student", student))
+        }
+        return {"width": min(widths), "contexts": contexts}
 
     def quantize(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Train the student as `job` (see `distill.Distiller`) describes, save it, and tell of it.
