@@ -200,6 +200,29 @@ def test_an_interrupted_download_goes_on_where_it_stopped(
     assert counted(faulty_s3) == 0
 
 
+ENDS: dict[str, tuple[int, str, type[WorkerError]]] = {
+    "the rights went": (403, "AccessDenied", AccessError),
+    "the object went": (404, "NoSuchKey", AccessError),
+    "the object changed": (412, "PreconditionFailed", UnavailableError),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_fails_one_range_is_named_whatever_became_of_the_others(
+    stored: Bucket, credentials: Path, faulty_s3: FaultyProxy, tmp_path: Path, end: str
+) -> None:
+    def last_range(method: str, path: str) -> bool:
+        return downloads(method, path) and counted(faulty_s3) >= 3
+
+    status, code, expected = ENDS[end]
+    faulty_s3.fail(last_range, status=status, code=code)
+    with pytest.raises(expected, match=r"model\.safetensors|models/tiny"):
+        fetch_model(
+            source(stored, faulty_s3.endpoint), into=tmp_path / "into", credentials=credentials
+        )
+    assert all(f.times == 0 for f in faulty_s3.faults)
+
+
 def counted(proxy: FaultyProxy) -> int:
     return sum(downloads(method, path) for method, path in proxy.seen)
 
@@ -231,7 +254,22 @@ except WorkerError as error:
 """
 
 
-def test_a_full_disk_is_named(stored: Bucket, credentials: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "begun",
+    [
+        pytest.param(False, id="when the file is made"),
+        pytest.param(True, id="while ranges are written side by side"),
+    ],
+)
+def test_a_full_disk_is_named(
+    stored: Bucket, credentials: Path, tmp_path: Path, *, begun: bool
+) -> None:
+    if begun:
+        # Of its full size already, as an earlier run leaves it: only writing can fail.
+        partial = tmp_path / "into" / ".partial" / "model.safetensors"
+        partial.parent.mkdir(parents=True)
+        partial.touch()
+        os.truncate(partial, len(LARGE))
     model = source(stored).model_dump_json(by_alias=True, exclude_none=True)
     run = subprocess.run(
         [sys.executable, "-c", FULL_DISK, model, str(tmp_path / "into"), str(credentials)],

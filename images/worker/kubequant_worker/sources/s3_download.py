@@ -15,8 +15,8 @@ import os
 import random
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from kubequant_worker.errors import UnavailableError
@@ -32,6 +32,7 @@ from kubequant_worker.stores.s3_access import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from kubequant_worker.sources.source import RemoteFile
@@ -80,8 +81,7 @@ class Downloader:
                 with partial:
                     partial.expect(self._known_checks(file))
                     tasks = [pool.submit(self._range, partial, n) for n in partial.missing()]
-                    for task in tasks:
-                        task.result()
+                    self._await(tasks)
                     digest = partial.finish()
                 if digest is not None:
                     return digest
@@ -90,6 +90,19 @@ class Downloader:
             f"{self._place.where} says, twice.",
             advice="Look at the network and the store; the run is tried again.",
         )
+
+    def _await(self, tasks: Sequence[Future[None]]) -> None:
+        """Wait until no range is written any more, and raise what made the others stop."""
+        try:
+            wait(tasks)
+        except BaseException:
+            # The file is closed now, and its number may become another file's.
+            self._stopped.set()
+            raise
+        errors = [error for task in tasks if (error := task.exception()) is not None]
+        causes = [error for error in errors if not isinstance(error, StoppedError)]
+        if errors:
+            raise (causes or errors)[0]
 
     def _range(self, partial: PartialFile, number: int) -> None:
         """Bring one range to disk; a broken body is asked for again, with backoff and jitter."""
@@ -110,6 +123,8 @@ class Downloader:
     def _range_once(self, partial: PartialFile, number: int) -> None:
         file = partial.file
         begin, end = partial.bounds(number)
+        if self._stopped.is_set():
+            raise StoppedError
         try:
             with s3_errors(self._place, f"downloading {file.path}"):
                 body = self._client.get_object(
@@ -125,7 +140,8 @@ class Downloader:
                 advice="Wait until whoever writes there has finished; the run is tried again.",
             ) from error
         position = begin
-        with broken_bodies(self._place, f"downloading {file.path}"):
+        # A body that is left half-way keeps its connection until it is closed.
+        with closing(body), broken_bodies(self._place, f"downloading {file.path}"):
             for piece in body.iter_chunks(PIECE_BYTES):
                 if self._stopped.is_set():
                     raise StoppedError
