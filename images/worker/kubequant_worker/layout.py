@@ -64,3 +64,8 @@ class Layout:
     def report(self) -> Path:
         """The whole report of this run, written by the run and read by its supervisor."""
         return self.scratch / "report.json"
+
+    @property
+    def expendable(self) -> tuple[Path, ...]:
+        """What is large, and of no use to anybody once the run has ended."""
+        return tuple(self.scratch / name for name in ("method", "artifact", "logits.f16"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rich.console import Console
 
 from kubequant.api.contract import ExitCode, Failure, FailureReason, RunReport, RunRequest
+from kubequant_worker import report_file
 from kubequant_worker.errors import InterruptedRunError, WorkerError
 from kubequant_worker.layout import QUIET_VARIABLE, REQUEST_VARIABLE, Layout
 from kubequant_worker.progress import Progress
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+_log = logging.getLogger(__name__)
+
 
 def main() -> int:
     """Run the request of the environment and return the exit code."""
@@ -35,12 +38,18 @@ def main() -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     layout = Layout.from_environment(os.environ)
     request = RunRequest.from_json(os.environ[REQUEST_VARIABLE])
+    report_file.reserve(layout.report)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     with _progress() as progress:
         report = answered(Run(request, layout, progress), layout)
     redactor = Redactor.of_run(layout.credentials, os.environ)
-    layout.report.write_text(redactor.clean(report_json(report).decode()), encoding="utf-8")
+    text = redactor.clean(report_json(report).decode())
+    try:
+        report_file.write(layout.report, text.encode(), expendable=layout.expendable)
+    except OSError as error:
+        said = report.failure.message if report.failure else report.outcome
+        _log.error("the report could not be written (%s); it says: %s", error.strerror, said)
     return report.exit_code
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from kubequant.api.contract import (
     RunRequest,
     encode_termination,
 )
-from kubequant.api.problems import parse_json
+from kubequant_worker import report_file
 from kubequant_worker.layout import QUIET_VARIABLE, REQUEST_VARIABLE, Layout
 from kubequant_worker.record import failed_report
 from kubequant_worker.redaction import Redactor
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 7.0
 LAST_LINES = 20
 LAST_CHARACTERS = 800
+# With these a run ends by itself, so only its report's way was barred. Python itself exits with 1.
+UNREPORTED = frozenset(ExitCode) - {ExitCode.PUBLISHED, ExitCode.BUG}
 CGROUP_OOM_COUNTERS = (
     Path("/sys/fs/cgroup/memory.events"),
     Path("/sys/fs/cgroup/memory/memory.oom_control"),
@@ -83,7 +85,7 @@ def supervise(
         status = child.wait()
     _kill_group(child.pid)
     reader.join(timeout=2)
-    report = _read_report(layout.report)
+    report = report_file.read(layout.report)
     if report is None:
         report = _report_for(
             request,
@@ -105,7 +107,9 @@ def _forward(
     for raw in child.stderr or ():
         line = redactor.clean(raw.rstrip("\n"))
         lines.append(line)
-        forward(line)
+        # The child must not be held up because nobody can keep what it says.
+        with suppress(OSError):
+            forward(line)
 
 
 @contextmanager
@@ -141,13 +145,6 @@ def _kill_group(leader: int) -> None:
         return
 
 
-def _read_report(path: Path) -> RunReport | None:
-    """Return the report that the run left, or None where it died before it wrote one."""
-    if not path.is_file():
-        return None
-    return parse_json(RunReport, path.read_bytes(), local=True)
-
-
 def _report_for(
     request: RunRequest, status: int, *, interrupted: bool, oom_killed: bool, last_lines: list[str]
 ) -> RunReport:
@@ -179,6 +176,14 @@ def _report_for(
             FailureReason.INTERNAL_ERROR,
             f"The run died of {signal.Signals(-status).name}. Its last lines:\n{said}",
         )
+    if status in UNREPORTED:
+        return failed_report(
+            request,
+            ExitCode(status),
+            FailureReason.DISK_FULL,
+            f"The run ended, and its report could not be written. Its last lines:\n{said}",
+            advice="Set spec.pod.scratch.size (in a cluster) or --work-dir (here) to a larger one.",
+        )
     return failed_report(
         request,
         ExitCode.BUG,
@@ -199,6 +204,10 @@ def oom_kills() -> int:
 
 
 def write_termination(path: Path, message: str) -> None:
-    """Leave the short report where the kubelet reads it; on a laptop the folder may not exist."""
+    """Leave the short report where the kubelet reads it; on a laptop the folder may not exist.
+
+    A full disk only costs the message: the exit code and the log still say how the run ended.
+    """
     if path.parent.is_dir():
-        path.write_bytes(message.encode()[:LIMIT_BYTES])
+        with suppress(OSError):
+            path.write_bytes(message.encode()[:LIMIT_BYTES])

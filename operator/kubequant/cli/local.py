@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,9 @@ def _supervised(
         )
     finally:
         if log is not None:
-            log.close()
+            # A full disk costs lines of the log, not the report.
+            with suppress(OSError):
+                log.close()
 
 
 def _volumes(root: Path, words: list[str]) -> Path:

@@ -1,0 +1,112 @@
+"""What a run leaves whose disk is full: a small file system of its own, really full."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from tests.worker.run.manifests import environment, manifest
+
+from kubequant.api.contract import FailureReason, decode_termination
+from kubequant_worker.report_file import RESERVED_BYTES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Of its own mount namespace, so that nothing is left of it; without root in a user namespace.
+NAMESPACE = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.geteuid() else [])]
+SMALL = RESERVED_BYTES // 2
+FILL = 'dd if=/dev/zero of="$1/{at}" bs=4096 status=none 2>/dev/null || true'
+WORKER = f"{sys.executable} -m kubequant_worker"
+
+WRITE = """
+import errno, pathlib, sys
+from kubequant_worker import report_file
+folder = pathlib.Path(sys.argv[1])
+path, content = folder / "report.json", b"x" * 300_000
+report_file.reserve(path)
+try:
+    (folder / "model").write_bytes(bytes(32 << 20))
+except OSError as error:
+    print(errno.errorcode[error.errno])
+report_file.write(path, content, expendable=[])
+print(path.read_bytes() == content, sorted(path.name for path in folder.iterdir()))
+"""
+
+
+def on_a_small_disk(
+    folder: Path, size: int, script: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run shell words with a file system of `size` bytes at `folder`, which is their `$1`."""
+    folder.mkdir()
+    mount = f'mount -t tmpfs -o size={size} small "$1"'
+    return subprocess.run(
+        [*NAMESPACE, "sh", "-c", f"{mount} && {script}", "sh", str(folder)],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_room_of_a_report_is_kept_whatever_fills_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "write.py").write_text(WRITE)
+    script = f'{sys.executable} {tmp_path / "write.py"} "$1"'
+
+    done = on_a_small_disk(tmp_path / "disk", 2 * RESERVED_BYTES, script)
+
+    assert done.stdout.splitlines() == ["ENOSPC", "True ['model', 'report.json']"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("filled", "reason", "said"),
+    [
+        pytest.param(
+            "method", FailureReason.DEVICE_NOT_FOUND, "spec.device: GPU", id="by what may go"
+        ),
+        pytest.param(
+            "model", FailureReason.DISK_FULL, "could not be written", id="by what has to stay"
+        ),
+    ],
+)
+def test_a_run_that_finds_its_disk_full_still_says_how_it_ended(
+    tmp_path: Path, filled: str, reason: FailureReason, said: str
+) -> None:
+    spec = yaml.safe_load(manifest(tmp_path, device="GPU").read_text())["spec"]
+    scratch, log = tmp_path / "scratch", tmp_path / "termination-log"
+    fill = f'mkdir "$1/{filled}" && ' + FILL.format(at=f"{filled}/zeros")
+
+    done = on_a_small_disk(
+        scratch,
+        SMALL,
+        f"{{ {fill}; }}; {WORKER}",
+        KUBEQUANT_RUN=json.dumps({"name": "tiny", "digest": "0123abcd", "spec": spec}),
+        KUBEQUANT_SCRATCH=str(scratch),
+        KUBEQUANT_CREDENTIALS=str(tmp_path / "credentials"),
+        KUBEQUANT_TERMINATION_LOG=str(log),
+    )
+
+    assert done.returncode == 10, done.stderr
+    failure = decode_termination(log.read_text()).failure
+    assert failure is not None
+    assert failure.reason is reason
+    assert said in failure.message
+    assert "spec.device: GPU" in failure.message
+    assert "Traceback" not in done.stderr
+
+
+def test_a_command_whose_working_space_is_full_still_prints_its_report(tmp_path: Path) -> None:
+    path = manifest(tmp_path, device="GPU")
+    command = f'{sys.executable} -m kubequant.cli run {path} --json --work-dir "$1"'
+
+    done = on_a_small_disk(tmp_path / "work", SMALL, f"{{ {FILL.format(at='zeros')}; }}; {command}")
+
+    assert done.returncode == 10, done.stderr
+    assert json.loads(done.stdout)["failure"]["reason"] == FailureReason.DISK_FULL
+    assert "Traceback" not in done.stderr
