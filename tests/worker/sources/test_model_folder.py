@@ -181,6 +181,43 @@ def test_only_what_was_chosen_is_in_the_folder_that_the_engine_sees(tmp_path: Pa
     assert fetched.size_bytes == len(good_weights())
 
 
+LEFT = {
+    "tokenizer.json": b"{}",
+    "model.safetensors.index.json": b'{"weight_map": {"a": "model-00001-of-00009.safetensors"}}',
+    "model-00001-of-00009.safetensors": b"",
+    "code/modeling.py": b"raise SystemExit",
+    "tokenizer.model/of a folder": b"",
+}
+
+
+def test_what_an_earlier_run_left_is_no_part_of_the_model(tmp_path: Path) -> None:
+    write(tmp_path / "into", LEFT)
+    files = {**without("tokenizer.json"), "tokenizer.model": b"pieces"}
+
+    fetched = fetch(tmp_path, files)
+
+    assert {path.name for path in fetched.folder.iterdir()} == set(files)
+    assert {file.path for file in fetched.files} == set(files)
+
+
+def test_a_tokenizer_that_an_earlier_run_left_does_not_serve_for_a_model_without_one(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "into", {"tokenizer.json": b"{}"})
+
+    with pytest.raises(BadRequestError, match="has no tokenizer"):
+        fetch(tmp_path, without("tokenizer.json"))
+
+
+def test_a_begun_download_is_left_to_be_gone_on_from(tmp_path: Path) -> None:
+    begun = {".partial/model.safetensors.log": b"[]", ".cache/huggingface/note": b""}
+    write(tmp_path / "into", begun)
+
+    fetched = fetch(tmp_path, good_model())
+
+    assert all((fetched.folder / name).is_file() for name in begun)
+
+
 def test_what_lies_here_already_is_not_copied(tmp_path: Path) -> None:
     fetched = fetch(tmp_path, good_model())
     weights = fetched.folder / "model.safetensors"

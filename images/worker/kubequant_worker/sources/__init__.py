@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.manifest import FileDigest
+from kubequant_worker.sources.leftovers import remove_others
 from kubequant_worker.sources.lineage import earlier_steps
 from kubequant_worker.sources.model_card import card_file, read_card
 from kubequant_worker.sources.model_folder import check_model, check_small_files
@@ -108,9 +109,10 @@ def fetch_small_files(
     source, whole = _listed(model, credentials, volumes, role)
     listing = Listing(whole.revision, model_files(whole.files, model, MODEL_FIELDS[role]))
     into.mkdir(parents=True, exist_ok=True)
+    remove_others(into, listing.files)
     small = [file for file in listing.files if is_small(file.path)]
     list(source.fetch(small, listing, into, _ignore))
-    check_small_files(into, model, MODEL_FIELDS[role])
+    check_small_files(into, listing.files, model, MODEL_FIELDS[role])
 
 
 def fetch_model(
@@ -125,10 +127,10 @@ def fetch_model(
     """Bring a model into the folder `into`, check that it is safe to open, and digest every file.
 
     What lies on a mount or a local path is not copied: `into` then holds links to the files that
-    were chosen. A download that was interrupted goes on where it stopped when `into` is the same.
-    The small files come first and are checked before the weights move. Progress counts bytes of all
-    files. Raises as `inspect_model` does, and UnavailableError (DiskFull) where `into` is too
-    small.
+    were chosen. A download that was interrupted goes on where it stopped when `into` is the same;
+    what else is in there is removed. The small files come first and are checked before the weights
+    move. Progress counts bytes of all files. Raises as `inspect_model` does, and UnavailableError
+    (DiskFull) where `into` is too small.
     """
     field = MODEL_FIELDS[role]
     source, whole = _listed(model, credentials, volumes, role)
@@ -136,11 +138,12 @@ def fetch_model(
     if progress is not None:
         progress.set_total(sum(file.size_bytes for file in listing.files))
     into.mkdir(parents=True, exist_ok=True)
+    remove_others(into, listing.files)
     small = [file for file in listing.files if is_small(file.path)]
     large = [file for file in listing.files if not is_small(file.path)]
     on_bytes = progress.advance if progress is not None else _ignore
     digests = list(source.fetch(small, listing, into, on_bytes))
-    check_small_files(into, model, field)
+    check_small_files(into, listing.files, model, field)
     card = _fetch_card(source, whole, into)
     digests += source.fetch(large, listing, into, on_bytes)
     check_model(into, listing.files, model, field)

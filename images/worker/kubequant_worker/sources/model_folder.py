@@ -33,12 +33,14 @@ TOKENIZERS = (
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
-def check_small_files(folder: Path, model: ModelSource, field: str = "spec.model") -> None:
+def check_small_files(
+    folder: Path, files: Sequence[RemoteFile], model: ModelSource, field: str = "spec.model"
+) -> None:
     """Check configuration and tokenizer; raises BadRequestError with the way out.
 
-    `field` is what the sentence names.
+    `files` are all that the model has, `field` is what the sentence names.
     """
-    names = {path.name for path in folder.iterdir()}
+    names = {file.path for file in files}
     if not any(needed <= names for needed in TOKENIZERS) and not any(
         name.endswith(".tiktoken") for name in names
     ):
@@ -99,8 +101,9 @@ def check_model(
                     advice="Leave one set of weights in the folder.",
                 )
             tensors[span.name] = name
+    names = {file.path for file in files}
     for index in INDEXES:
-        if (folder / index).exists():
+        if index in names:
             _check_index(folder / index, weights, tensors, model, field)
 
 
