@@ -72,6 +72,40 @@ HOSTILE = [
         "may say in dataset_kwargs only",
         id="a folder of the machine",
     ),
+    *(
+        pytest.param(
+            f"task: mine\ndataset_path: {path}\n{words}\n",
+            "names the dataset_path",
+            id=f"{what} {said} dataset_kwargs",
+        )
+        for path, what in (
+            ("/etc", "a folder of the machine as dataset_path"),
+            ("../../model", "a folder above as dataset_path"),
+            ("./model", "a folder beside it as dataset_path"),
+            ("~/data", "a home folder as dataset_path"),
+            ("a/b/c", "a folder below as dataset_path"),
+            ("'https://example.com/x'", "an address as dataset_path"),
+            ('"owner/name\\n"', "a line more as dataset_path"),
+            ("[/etc]", "a list as dataset_path"),
+        )
+        for words, said in (("", "without"), ("dataset_kwargs: {}", "with empty"))
+    ),
+    pytest.param(
+        "group: ours\ntask:\n- {task: one, dataset_path: owner/name}\n"
+        "- {task: two, dataset_path: /etc}\n",
+        "names the dataset_path '/etc'",
+        id="a folder of the machine in a group's member",
+    ),
+    pytest.param(
+        "task: copa\ndataset_path: /etc\n",
+        "names the dataset_path '/etc'",
+        id="a folder of the machine for a task of the harness",
+    ),
+    pytest.param(
+        "task: mine\ndataset_path: text\ndataset_kwargs: {}\n",
+        "names no dataset_kwargs.data_files",
+        id="a loader without files",
+    ),
     pytest.param("include: /etc/hosts\n" + PLAIN, "includes '/etc/hosts'", id="an include"),
     pytest.param("include: mine.yaml\n" + PLAIN, "includes 'mine.yaml'", id="an endless include"),
     pytest.param("- a list\n", "must be a mapping", id="a list"),
@@ -87,6 +121,13 @@ def test_what_is_not_plain_data_is_refused(tmp_path: Path, text: str, said: str)
 
     assert refusal.value.message.startswith("spec.evaluation.taskFiles")
     assert said in refusal.value.message
+
+
+@pytest.mark.parametrize("path", ["owner/name", "a_name", "Owner-2/na.me_v1"])
+def test_a_data_set_of_the_hub_is_named_by_its_name(tmp_path: Path, path: str) -> None:
+    configs = own_files(folder(tmp_path, f"task: mine\ndataset_path: {path}\n")).configs
+
+    assert configs["mine"]["dataset_path"] == path
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ sentence. Its templates are rendered in a sandbox (`harness_child`). The harness
 from __future__ import annotations
 
 import posixpath
+import re
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import yaml
@@ -37,6 +38,8 @@ _FEW_SHOT_WORDS: Final = frozenset({
     "doc_to_choice", "gen_prefix", "fewshot_delimiter", "target_delimiter",
 })  # fmt: skip
 _LOADERS: Final = frozenset({"json", "csv", "parquet", "text"})
+# A data set of the Hub, by its name. A path of any form would be read from this machine.
+_HUB_NAME: Final = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _LOADER_WORDS: Final = frozenset({"data_files", "field", "delimiter", "sep", "names", "sample_by"})
 
 
@@ -127,13 +130,19 @@ class TaskFiles:
     def _with_data(self, name: str, config: dict[str, Any]) -> dict[str, Any]:
         """Return `config` with the files of its data found in the folder."""
         loader, words = config.get("dataset_path"), config.get("dataset_kwargs")
-        if words is None:
-            if loader in _LOADERS:
-                self._refuse(name, f"loads {loader} and names no dataset_kwargs.data_files")
-            return config
+        if loader is not None and not (isinstance(loader, str) and _HUB_NAME.fullmatch(loader)):
+            self._refuse(
+                name,
+                f"names the dataset_path {loader!r}; it must be one of "
+                f"{', '.join(sorted(_LOADERS))}, with dataset_kwargs.data_files in the folder, or "
+                "a data set of the Hub as owner/name",
+            )
+        words = {} if words is None else words
         if not isinstance(words, dict) or not set(words) <= _LOADER_WORDS:
             self._refuse(name, f"may say in dataset_kwargs only {', '.join(sorted(_LOADER_WORDS))}")
         if "data_files" not in words:
+            if loader in _LOADERS:
+                self._refuse(name, f"loads {loader} and names no dataset_kwargs.data_files")
             return config
         if loader not in _LOADERS:
             self._refuse(
