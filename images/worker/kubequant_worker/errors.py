@@ -5,8 +5,11 @@
     ├── GateFailedError      11  measured, and not good enough
     ├── AccessError          12  model, dataset or bucket not there, or not for these credentials
     ├── UnavailableError     20  network, store or hub; a later try may work
-    ├── MemoryExhaustedError 21  caught before the kernel killed us
-    └── InterruptedRunError  30  SIGTERM; work saved
+    └── MemoryExhaustedError 21  caught before the kernel killed us
+    InterruptedRunError      30  SIGTERM; work saved
+
+InterruptedRunError is no WorkerError and no Exception, as KeyboardInterrupt is none: it may come
+anywhere, and whoever goes on after trouble, ours or a library, must not go on after it.
 
 Anything else that is raised is a bug of ours (exit code 1). No message ever holds a secret.
 """
@@ -69,8 +72,13 @@ class MemoryExhaustedError(WorkerError):
     default_reason = FailureReason.OUT_OF_MEMORY
 
 
-class InterruptedRunError(WorkerError):
+class InterruptedRunError(BaseException):
     """SIGTERM came: the pod is being moved or the run was suspended."""
 
-    exit_code = ExitCode.INTERRUPTED
-    default_reason = FailureReason.INTERRUPTED
+    exit_code: ClassVar[ExitCode] = ExitCode.INTERRUPTED
+    reason: ClassVar[FailureReason] = FailureReason.INTERRUPTED
+
+    def __init__(self, message: str) -> None:
+        """Keep the sentence."""
+        super().__init__(message)
+        self.message = message

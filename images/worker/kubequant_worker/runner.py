@@ -39,8 +39,7 @@ def main() -> int:
     layout = Layout.from_environment(os.environ)
     request = RunRequest.from_json(os.environ[REQUEST_VARIABLE])
     report_file.reserve(layout.report)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupt)
+    stopped_by_signals()
     with _progress() as progress:
         report = answered(Run(request, layout, progress), layout)
     redactor = Redactor.of_run(layout.credentials, os.environ)
@@ -53,10 +52,18 @@ def main() -> int:
     return report.exit_code
 
 
+def stopped_by_signals() -> None:
+    """Let the next SIGTERM or SIGINT raise InterruptedRunError in the main thread, once."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
+
+
 def answered(run: Run, layout: Layout) -> RunReport:
     """Execute `run` and return its report, whether it ends well or in a foreseen way."""
     try:
         return run.execute()
+    except InterruptedRunError as stop:
+        return run.failed(stop.exit_code, failure_of(stop.exit_code, stop.reason, stop.message))
     except WorkerError as error:
         code = error.exit_code
         return run.failed(code, failure_of(code, error.reason, error.message, error.advice))
