@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +66,8 @@ class Layout:
         """The whole report of this run, written by the run and read by its supervisor."""
         return self.scratch / "report.json"
 
-    @property
-    def expendable(self) -> tuple[Path, ...]:
-        """What is large, and of no use to anybody once the run has ended."""
-        return tuple(self.scratch / name for name in ("method", "artifact", "logits.f16"))
+    def clear(self) -> None:
+        """Remove what a run made: large, and of no use to anybody once it has ended."""
+        for name in ("method", "artifact"):
+            shutil.rmtree(self.scratch / name, ignore_errors=True)
+        (self.scratch / "logits.f16").unlink(missing_ok=True)

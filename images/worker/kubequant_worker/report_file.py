@@ -7,7 +7,6 @@ report says is `record`'s affair.
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from kubequant.api.problems import InvalidInputError, parse_json
 from kubequant_worker.sources.space import FULL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
 # Several times the longest report that was seen.
@@ -29,10 +28,10 @@ def reserve(path: Path) -> None:
         os.posix_fallocate(file.fileno(), 0, RESERVED_BYTES)
 
 
-def write(path: Path, content: bytes, *, expendable: Iterable[Path]) -> None:
+def write(path: Path, content: bytes, *, make_room: Callable[[], None]) -> None:
     """Write the report to `path`, into the room that was taken.
 
-    Where there was none, what is `expendable` is removed first.
+    Where there was none, `make_room` is called, which removes what may go.
 
     Raises:
         OSError: The disk is full all the same, or the folder is not to be written to.
@@ -42,11 +41,7 @@ def write(path: Path, content: bytes, *, expendable: Iterable[Path]) -> None:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        for one in expendable:
-            if one.is_dir():
-                shutil.rmtree(one, ignore_errors=True)
-            else:
-                one.unlink(missing_ok=True)
+        make_room()
         _write(path, content)
 
 

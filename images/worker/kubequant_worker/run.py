@@ -6,11 +6,9 @@ Nothing here knows signals, exit codes or how progress is shown; that is `runner
 from __future__ import annotations
 
 import logging
-import shutil
-import threading
 import time
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kubequant.api.contract import (
@@ -43,6 +41,7 @@ from kubequant_worker.preflight import check_room, refuse_what_is_missing, requi
 from kubequant_worker.provenance import statement
 from kubequant_worker.record import Record, failure_of, now
 from kubequant_worker.sources import fetch_model, inspect_model
+from kubequant_worker.sources.leftovers import bytes_there
 from kubequant_worker.sources.model_folder import architecture
 from kubequant_worker.stores import (
     AlreadyPublishedError,
@@ -54,6 +53,7 @@ from kubequant_worker.stores import (
 )
 from kubequant_worker.student import Student
 from kubequant_worker.texts import Texts
+from kubequant_worker.uploaded import UploadedBytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -69,36 +69,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 # Failures whose numbers are worth reading.
 _REPORTED = frozenset({FailureReason.GATE_FAILED, FailureReason.VERIFICATION_FAILED})
-
-
-class UploadedBytes:
-    """Counts what has reached the store, before and while the Publishing stage shows it."""
-
-    def __init__(self) -> None:
-        """Start at nothing."""
-        self._lock = threading.Lock()
-        self._bytes = 0
-        self._progress: StageProgress | None = None
-
-    def count(self, amount: int) -> None:
-        """Count `amount` more bytes; called from the uploading threads."""
-        with self._lock:
-            self._bytes += amount
-            progress = self._progress
-        if progress is not None:
-            progress.advance(amount, "uploading")
-
-    @contextmanager
-    def shown_in(self, progress: StageProgress, total: int) -> Iterator[None]:
-        """Let `progress` show what was uploaded before and in the block, of `total` bytes."""
-        with self._lock:
-            self._progress = progress
-            done = self._bytes
-        progress.set_total(total)
-        progress.advance(done)
-        yield
-        with self._lock:
-            self._progress = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +130,7 @@ class Run:
             self._checkpoints.close()
 
     def _execute(self, opened: ExitStack) -> RunReport:
+        self._layout.clear()
         with self._stage(Stage.PREFLIGHT) as progress:
             free_bytes = available_bytes()
             chosen = self._choose(opened)
@@ -211,6 +182,8 @@ class Run:
         files = {file.path: file.size_bytes for file in listing.files}
         files |= self._student.inspect(listing)
         needs = largest_needs(courses, files)
+        there = bytes_there(listing, self._work.model) + self._student.bytes_there
+        needs = replace(needs, scratch_bytes=needs.scratch_bytes - there)
         if self._harness.is_asked:
             progress.advance(0, "looking up benchmarks")
             self._harness.look_up(own_tasks(self._spec, self._layout))
@@ -223,7 +196,6 @@ class Run:
         self, chosen: _Chosen, publication: Publication, earlier: Iterable[tuple[str, bytes]]
     ) -> RunReport:
         """Make, measure and publish the artifact. `earlier` are other runs' reports."""
-        shutil.rmtree(self._work.artifact, ignore_errors=True)
         for folder in (self._work.scratch, self._work.artifact):
             folder.mkdir(parents=True, exist_ok=True)
         texts = Texts(self._request, self._layout, self._work.model)

@@ -45,7 +45,7 @@ def main() -> int:
     redactor = Redactor.of_run(layout.credentials, os.environ)
     text = redactor.clean(report_json(report).decode())
     try:
-        report_file.write(layout.report, text.encode(), expendable=layout.expendable)
+        report_file.write(layout.report, text.encode(), make_room=layout.clear)
     except OSError as error:
         said = report.failure.message if report.failure else report.outcome
         _log.error("the report could not be written (%s); it says: %s", error.strerror, said)

@@ -12,6 +12,7 @@ from kubequant_worker.methods import STUDENT
 from kubequant_worker.methods.student_layers import FIELD, cut_of, student_bytes
 from kubequant_worker.methods.vocabulary import require_same_files
 from kubequant_worker.sources import fetch_model, fetch_small_files, inspect_model
+from kubequant_worker.sources.leftovers import bytes_there
 from kubequant_worker.sources.model_folder import model_config, require_unquantized
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Student:
         self._source = spec.student_source()
         self._teacher = layout.scratch / "model"
         self.folder: Path = layout.scratch / "student"
+        self.bytes_there = 0
+        """What of a student of its own takes no more room, once `inspect` has looked."""
         self._where: dict[str, Any] = {
             "credentials": layout.credentials,
             "volumes": layout.volumes,
@@ -73,4 +76,5 @@ class Student:
         fetch_small_files(self._source, into=self.folder, role="student", **self._where)
         require_unquantized(self.folder, FIELD)
         require_same_files(self._teacher, self.folder)
+        self.bytes_there = bytes_there(listing, self.folder)
         return {f"{STUDENT}{file.path}": file.size_bytes for file in listing.files}

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from tests.worker.run.manifests import environment, manifest
+from tests.worker.run.manifests import TINY, environment, manifest
 
 from kubequant.api.contract import FailureReason, decode_termination
+from kubequant.api.resource import read_manifest
+from kubequant_worker.methods.gguf import GGUFQuantizer
 from kubequant_worker.report_file import RESERVED_BYTES
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ try:
     (folder / "model").write_bytes(bytes(32 << 20))
 except OSError as error:
     print(errno.errorcode[error.errno])
-report_file.write(path, content, expendable=[])
+report_file.write(path, content, make_room=lambda: None)
 print(path.read_bytes() == content, sorted(path.name for path in folder.iterdir()))
 """
 
@@ -62,6 +64,40 @@ def test_the_room_of_a_report_is_kept_whatever_fills_the_disk(tmp_path: Path) ->
     done = on_a_small_disk(tmp_path / "disk", 2 * RESERVED_BYTES, script)
 
     assert done.stdout.splitlines() == ["ENOSPC", "True ['model', 'report.json']"], done.stderr
+
+
+@pytest.mark.parametrize("left", ["", "method", "artifact"])
+def test_room_is_asked_for_what_will_be_written_and_not_for_what_lies_elsewhere_or_goes(
+    tmp_path: Path, left: str
+) -> None:
+    # There is room for all but the model, which is linked to. After Preflight the text is missing.
+    text = {"uri": f"file://{tmp_path}/nowhere.txt"}
+    path = manifest(tmp_path, evaluation={"perplexity": {"dataset": text}})
+    spec = read_manifest(yaml.safe_load(path.read_text()), local=True).spec
+    model = {file.name: file.stat().st_size for file in TINY.iterdir()}
+    room = GGUFQuantizer.needs(spec, model).scratch_bytes - sum(model.values())
+    fill = 'mkdir -p "$1/{0}" && head -c {1} /dev/zero >"$1/{0}/zeros"'
+
+    done = on_a_small_disk(
+        tmp_path / "scratch",
+        room + RESERVED_BYTES + 2**20,
+        f"{{ {fill.format(left, room) if left else 'true'}; }}; {WORKER}",
+        KUBEQUANT_RUN=json.dumps(
+            {
+                "name": "tiny",
+                "digest": "0123abcd",
+                "spec": yaml.safe_load(path.read_text())["spec"],
+            }
+        ),
+        KUBEQUANT_SCRATCH=str(tmp_path / "scratch"),
+        KUBEQUANT_CREDENTIALS=str(tmp_path / "credentials"),
+        KUBEQUANT_TERMINATION_LOG=str(tmp_path / "termination-log"),
+    )
+
+    assert done.returncode == 12, done.stderr
+    failure = decode_termination((tmp_path / "termination-log").read_text()).failure
+    assert failure is not None
+    assert failure.reason is FailureReason.DATASET_NOT_FOUND
 
 
 @pytest.mark.parametrize(

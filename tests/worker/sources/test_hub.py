@@ -8,6 +8,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from huggingface_hub._local_folder import get_local_download_paths
 from huggingface_hub.constants import DOWNLOAD_CHUNK_SIZE
 from tests.worker.hostile import good_model, good_weights, safetensors, tensor
 
@@ -16,6 +17,7 @@ from kubequant.api.data import Dataset, ModelSource
 from kubequant_worker.errors import AccessError, BadRequestError, UnavailableError, WorkerError
 from kubequant_worker.progress import Progress, Snapshot
 from kubequant_worker.sources import fetch_dataset, fetch_model, inspect_model
+from kubequant_worker.sources.leftovers import bytes_there
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,6 +125,24 @@ def test_a_download_that_breaks_goes_on_where_it_stopped(hub: Hub, tmp_path: Pat
     assert (fetched.folder / "model.safetensors").read_bytes() == LARGE
     ranges = [headers["range"] for _, _, headers in hub.requests if "range" in headers]
     assert ranges == [f"bytes={DOWNLOAD_CHUNK_SIZE}-"]
+
+
+def test_what_the_hub_s_client_has_brought_needs_no_more_room(hub: Hub, tmp_path: Path) -> None:
+    hub.add("owner/tiny", {**good_model(), "model.safetensors": LARGE})
+    listing = inspect_model(MODEL, credentials=tmp_path)
+    into = tmp_path / "into"
+    assert bytes_there(listing, into) == 0
+    fetch_model(MODEL, into=into, credentials=tmp_path)
+    assert bytes_there(listing, into) == listing.size_bytes
+    begun = incomplete_file(into, "model.safetensors", hashlib.sha256(LARGE).hexdigest())
+    (into / "model.safetensors").unlink()
+    begun.write_bytes(LARGE[: 2**20])
+    assert bytes_there(listing, into) == listing.size_bytes - len(LARGE) + 2**20
+
+
+def incomplete_file(into: Path, name: str, content: str) -> Path:
+    """Where the Hub's client keeps what it has begun."""
+    return get_local_download_paths(into, name).incomplete_path(content)
 
 
 def test_other_bytes_than_the_hub_lists_are_refused(hub: Hub, tmp_path: Path) -> None:

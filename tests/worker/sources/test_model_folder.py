@@ -20,6 +20,7 @@ from kubequant.api.contract import FailureReason
 from kubequant.api.data import ModelSource
 from kubequant_worker.errors import AccessError, BadRequestError
 from kubequant_worker.sources import fetch_model, inspect_model
+from kubequant_worker.sources.leftovers import bytes_there
 from kubequant_worker.sources.selection import model_files
 from kubequant_worker.sources.source import RemoteFile
 
@@ -207,6 +208,15 @@ def test_a_tokenizer_that_an_earlier_run_left_does_not_serve_for_a_model_without
 
     with pytest.raises(BadRequestError, match="has no tokenizer"):
         fetch(tmp_path, without("tokenizer.json"))
+
+
+def test_what_is_only_linked_to_takes_no_room(tmp_path: Path) -> None:
+    write(tmp_path / "model", good_model())
+    listing = inspect_model(
+        local(tmp_path / "model"), credentials=tmp_path / "none", volumes=tmp_path
+    )
+
+    assert bytes_there(listing, tmp_path / "into") == listing.size_bytes
 
 
 def test_a_begun_download_is_left_to_be_gone_on_from(tmp_path: Path) -> None:

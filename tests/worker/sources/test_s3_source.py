@@ -23,6 +23,7 @@ from kubequant.api.data import Dataset, ModelSource
 from kubequant_worker.errors import AccessError, BadRequestError, UnavailableError, WorkerError
 from kubequant_worker.sources import fetch_dataset, fetch_model, inspect_model
 from kubequant_worker.sources import s3 as s3_module
+from kubequant_worker.sources.leftovers import bytes_there
 from kubequant_worker.sources.s3_download import RANGE_BYTES, PieceCheck
 
 if TYPE_CHECKING:
@@ -69,6 +70,13 @@ def source(bucket: Bucket, endpoint: str = "", path: str = "models/tiny") -> Mod
 
 def downloads(method: str, path: str) -> bool:
     return method == "GET" and "model.safetensors" in path
+
+
+def test_nothing_is_there_of_a_model_that_nobody_fetched(
+    stored: Bucket, credentials: Path, tmp_path: Path
+) -> None:
+    listing = inspect_model(source(stored), credentials=credentials)
+    assert bytes_there(listing, tmp_path / "into") == 0
 
 
 def test_a_model_is_fetched_in_ranges_and_digested(
@@ -187,6 +195,10 @@ def test_an_interrupted_download_goes_on_where_it_stopped(
         )
     faulty_s3.faults.clear()
     faulty_s3.seen.clear()
+    listing = inspect_model(source(stored), credentials=credentials)
+    # What is there is told from the hole that the last range leaves in the file.
+    brought = bytes_there(listing, tmp_path / "into")
+    assert listing.size_bytes - RANGE_BYTES - 8192 < brought <= listing.size_bytes
     fetched = fetch_model(
         source(stored, faulty_s3.endpoint), into=tmp_path / "into", credentials=credentials
     )
@@ -197,6 +209,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(
         source(stored, faulty_s3.endpoint), into=tmp_path / "into", credentials=credentials
     )
     assert again == fetched
+    assert bytes_there(listing, tmp_path / "into") == listing.size_bytes
     assert counted(faulty_s3) == 0
 
 

@@ -83,7 +83,7 @@ def inspect_model(
     `MODEL_FIELDS`). Raises AccessError where the model is not there or not for these credentials,
     BadRequestError where its files are not to be opened, UnavailableError for the world's trouble.
     """
-    _, whole = _listed(model, credentials, volumes, role)
+    source, whole = _listed(model, credentials, volumes, role)
     listing = Listing(whole.revision, model_files(whole.files, model, MODEL_FIELDS[role]))
     return ModelListing(
         uri=model.uri,
@@ -91,6 +91,7 @@ def inspect_model(
         files=listing.files,
         size_bytes=sum(file.size_bytes for file in listing.files),
         weight_bytes=sum(file.size_bytes for file in listing.files if is_weights(file.path)),
+        is_linked=not source.copies,
     )
 
 

@@ -13,7 +13,7 @@ import inspect
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import huggingface_hub
 from huggingface_hub.errors import (
@@ -58,6 +58,8 @@ def open_source(origin: Origin) -> HubSource:
 
 class HubSource:
     """One repository at one revision."""
+
+    copies: ClassVar[bool] = True
 
     def __init__(self, origin: Origin) -> None:
         """Read the repository that `origin` names, with the token of its credentials."""

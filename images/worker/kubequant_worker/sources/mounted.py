@@ -9,7 +9,7 @@ files are links to `../../blobs/<digest>` of the same cache.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import AccessError, BadRequestError
@@ -29,6 +29,8 @@ MOST_LISTED = 20_000
 
 class MountedSource:
     """One folder, or one file of it."""
+
+    copies: ClassVar[bool] = False
 
     def __init__(self, root: Path, origin: Origin, *, stay_in: Path | None = None) -> None:
         """Read from `root`, which must lie in `stay_in` where that is given."""

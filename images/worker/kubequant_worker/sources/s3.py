@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kubequant_worker.errors import AccessError
 from kubequant_worker.sources.mounted import NOT_FOUND
@@ -28,6 +28,8 @@ def open_source(origin: Origin) -> S3Source:
 
 class S3Source:
     """The objects below one prefix, or one object."""
+
+    copies: ClassVar[bool] = True
 
     def __init__(self, origin: Origin) -> None:
         """Reach the bucket of `origin` with its credentials."""

@@ -6,7 +6,7 @@ Values that describe what it holds, and the two operations that every kind of ad
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -60,13 +60,17 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class ModelListing:
-    """A model before it is fetched: what will be taken, in bytes in all and of weights."""
+    """A model before it is fetched: what will be taken, in bytes in all and of weights.
+
+    Where it `is_linked`, fetching takes no room.
+    """
 
     uri: str
     revision: str | None
     files: tuple[RemoteFile, ...]
     size_bytes: int
     weight_bytes: int
+    is_linked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,12 @@ class FetchedDataset:
 
 
 class Source(Protocol):
-    """One address that can be listed and fetched from."""
+    """One address that can be listed and fetched from.
+
+    `copies` says whether fetching moves bytes, or makes links to where they are.
+    """
+
+    copies: ClassVar[bool]
 
     def listing(self) -> Listing:
         """Return every file below the address; raises AccessError and UnavailableError."""
