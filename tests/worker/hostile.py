@@ -132,6 +132,10 @@ SAFETENSORS: dict[str, tuple[bytes, str]] = {
     "a header that is not UTF-8": (safetensors(b'{"\xff": 1}', b""), "not UTF-8"),
     "a header that is not JSON": (safetensors(b"{not json", b""), "not JSON"),
     "a header nested beyond reason": (safetensors(b"[" * 200_000, b""), "not JSON"),
+    "a header with a number of 5,000 digits": (
+        safetensors(b'{"a": ' + b"9" * 5000 + b"}", b""),
+        "not JSON",
+    ),
     "a header that is a list": (safetensors(b"[]", b""), "not a JSON object"),
     "metadata that is no table": (safetensors({"__metadata__": [1]}, b""), "__metadata__"),
     "an entry without a shape": (safetensors({"a": {"dtype": "F32"}}, b""), "lacks"),

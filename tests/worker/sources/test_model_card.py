@@ -43,6 +43,14 @@ LICENSED = SourceCard(license="apache-2.0")
         pytest.param(f"---\nlicense: {'x' * 300}\n---\n", None, id="too long for a licence"),
         pytest.param('---\nlicense: "a\\nb\\x1b"\n---\n', None, id="a licence of two lines"),
         pytest.param("---\nlicense: !!python/object:os.system x\n---\n", None, id="code"),
+        *(
+            pytest.param(f"---\nlicense: mit\nx: {value}\n---\n", None, id=f"a value: {value[:24]}")
+            for value in (
+                "!!bool maybe", "!!int ''", "!!float ''", "!!timestamp x", "!!int x",
+                f"!!int {'9' * 5000}",
+                "2024-99-99", "!!binary x", "!!pairs x", "!!set [x]", "!!omap [x]", "{[x]: y}",
+            )
+        ),
         pytest.param(f"---\n{'[' * 5000}\n---\n", None, id="deep"),
         pytest.param(f"---\n{'# x' * 50_000}\nlicense: mit\n---\n", None, id="a head without end"
                      " in sight"),

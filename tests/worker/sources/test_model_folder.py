@@ -78,6 +78,16 @@ REFUSED: dict[str, tuple[dict[str, bytes], str, FailureReason]] = {
         "config.json is not JSON",
         FailureReason.UNSUPPORTED_MODEL,
     ),
+    "a configuration with a number of 5,000 digits": (
+        {**good_model(), "config.json": b'{"hidden_size": ' + b"9" * 5000 + b"}"},
+        "config.json is not JSON",
+        FailureReason.UNSUPPORTED_MODEL,
+    ),
+    "an index with a number of 5,000 digits": (
+        {**sharded_model(), "model.safetensors.index.json": b'{"size": ' + b"9" * 5000 + b"}"},
+        r"index\.json is not JSON",
+        FailureReason.UNSUPPORTED_MODEL,
+    ),
     "an index that names a shard that is not there": (
         {k: v for k, v in sharded_model().items() if "00002-of" not in k},
         "names the shard 'model-00002-of-00002.safetensors'",

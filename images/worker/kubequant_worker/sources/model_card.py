@@ -26,6 +26,11 @@ _LARGEST_HEAD = 64 * 1024
 _MOST_LANGUAGES = 64
 _LONGEST_WORD = 253
 _LONGEST_LINK = 2048
+# What the YAML library raises, by design or, for a tag whose value does not fit, by accident.
+_NO_HEAD = (
+    yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
 def card_file(listed: Iterable[RemoteFile]) -> RemoteFile | None:
@@ -59,7 +64,7 @@ def _head(text: str) -> dict[str, Any]:
         return {}
     try:
         content = yaml.safe_load(head)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except _NO_HEAD:
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -87,9 +87,11 @@ def _parse(text: bytes) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the entries of the tensors, unchecked, and the metadata."""
     try:
         parsed = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except HeaderError:
+        raise
     except UnicodeDecodeError as error:
         raise HeaderError("its header is not UTF-8") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise HeaderError("its header is not JSON") from error
     if not isinstance(parsed, dict):
         raise HeaderError("its header is not a JSON object")
