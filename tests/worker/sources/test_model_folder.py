@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,8 +27,6 @@ from kubequant_worker.sources.selection import model_files
 from kubequant_worker.sources.source import RemoteFile
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kubequant_worker.sources import FetchedModel
 
 
@@ -144,6 +144,16 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(case: str) -> None:
     listed = [RemoteFile(name, 10) for name in (*good_model(), NAMES[case])]
     with pytest.raises(BadRequestError, match="leads out of its folder"):
         model_files(listed, ModelSource(uri="hf://owner/name"))
+
+
+def test_a_name_that_is_no_utf_8_is_refused_before_a_report_has_to_hold_it(tmp_path: Path) -> None:
+    folder = write(tmp_path / "model", good_model())
+    Path(os.fsdecode(os.fsencode(folder) + b"/x\xff.json")).write_bytes(b"{}")
+
+    with pytest.raises(BadRequestError, match="is no UTF-8") as error:
+        fetch(tmp_path, {})
+
+    assert error.value.message.encode().startswith(b"The file name 'x\\udcff.json'")
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:

@@ -163,6 +163,12 @@ def _inside(listed: Iterable[RemoteFile]) -> list[RemoteFile]:
     if len(files) > MOST_FILES:
         raise BadRequestError(f"The address lists {len(files)} files; name a folder with fewer.")
     for file in files:
+        if not _is_utf8(file.path):
+            raise BadRequestError(
+                f"The file name {file.path!r} is no UTF-8, so no report or manifest can hold it.",
+                reason=FailureReason.UNSUPPORTED_MODEL,
+                advice="Rename the file, or name a folder without it.",
+            )
         if not is_safe_name(file.path):
             raise BadRequestError(
                 f"The file name {file.path!r} leads out of its folder.",
@@ -172,6 +178,15 @@ def _inside(listed: Iterable[RemoteFile]) -> list[RemoteFile]:
     return files
 
 
+def _is_utf8(path: str) -> bool:
+    """Say whether a name is text; what is not comes from a mount, as lone surrogates."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_safe_name(path: str) -> bool:
     """Say whether a listed name stays below the folder that it is written to, on any system."""
     parts = path.split("/")
@@ -179,6 +194,7 @@ def is_safe_name(path: str) -> bool:
     return (
         bool(path)
         and printable
+        and _is_utf8(path)
         and "\\" not in path
         and not re.match(r"[A-Za-z]:", path)
         and not any(part in {"", ".", ".."} for part in parts)
