@@ -91,3 +91,18 @@ def test_what_cannot_be_listed_counts_as_absent(bucket: Bucket, tmp_path: Path) 
     backend = S3Backend(uri, options, tmp_path / "output", "spec.output.uri", patience=SHORT)
 
     assert found(lambda: Shelf(backend), "llama") == []
+
+
+def test_an_address_below_a_bucket_without_a_prefix_is_the_object_s_own(
+    bucket: Bucket, credentials: Path
+) -> None:
+    bucket.put("llama/aaaa0001/report.json", b"{}")
+    bucket.put("llama/aaaa0001/manifest.json", b"{}")
+    options = OutputS3Options(endpoint=bucket.server.endpoint)
+    uri = f"s3://{bucket.name}"
+    shelf = Shelf(S3Backend(uri, options, credentials / "output", "spec.output.uri"))
+
+    ((address, _),) = shelf.reports("llama")
+    shelf.close()
+
+    assert address == f"s3://{bucket.name}/llama/aaaa0001/report.json"

@@ -112,8 +112,8 @@ class S3Backend:
 
     @property
     def uri(self) -> str:
-        """The prefix, with a '/' at its end."""
-        return f"s3://{self._place.bucket}/{self._place.prefix}/"
+        """The prefix, with a '/' at its end; the bucket's own address where there is none."""
+        return f"s3://{self._place.bucket}/{self._place.key('')}"
 
     def probe(self) -> Probe:
         """Stage and abort a tiny upload, then try the conditions on a tiny object."""
