@@ -12,10 +12,13 @@ import hashlib
 import json
 import re
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LARGE = (".safetensors", ".bin", ".model", ".parquet")
 
@@ -31,6 +34,8 @@ class Repository:
     gated: bool = False
     # path -> bytes that are sent instead of the true ones.
     spoiled: dict[str, bytes] = field(default_factory=dict)
+    # Its earlier commits.
+    earlier: dict[str, Repository] = field(default_factory=dict)
 
     @property
     def commit(self) -> str:
@@ -52,6 +57,8 @@ class Hub:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.cut_after: int | None = None
         self.failing = 0
+        # Called once, when a repository was listed.
+        self.on_listed: Callable[[], object] | None = None
         hub = self
 
         class Handler(_Handler):
@@ -76,6 +83,13 @@ class Hub:
         self.repositories[repository.kind, name] = repository
         return repository
 
+    def push(self, name: str, files: dict[str, bytes]) -> Repository:
+        """Move the branch of a model to a commit with these `files`; the earlier one stays."""
+        before = self.repositories["model", name]
+        after = replace(before, files=files, earlier={**before.earlier, before.commit: before})
+        self.repositories["model", name] = after
+        return after
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -95,12 +109,15 @@ class _Handler(BaseHTTPRequestHandler):
             return
         api = re.fullmatch(r"/api/(model|dataset)s/([^/]+/[^/]+)/revision/(.+)", path)
         resolve = re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
-        blob = re.fullmatch(r"/(lfs)/(model|dataset)/([^/]+/[^/]+)/(.+)", path)
+        blob = re.fullmatch(r"/lfs/(model|dataset)/([^/]+/[^/]+)/([^/]+)/(.+)", path)
         if blob:
-            repository = self.owner.repositories[blob[2], blob[3]]
-            self._file(repository, blob[4], {})
+            repository = self.owner.repositories[blob[1], blob[2]]
+            self._file(repository.earlier.get(blob[3], repository), blob[4], {})
         elif api and (found := self._repository(api[1], api[2], api[3])):
             self._answer(200, json.dumps(_info(api[2], found)).encode(), kind="application/json")
+            listed, self.owner.on_listed = self.owner.on_listed, None
+            if listed is not None:
+                listed()
         elif resolve:
             kind = "dataset" if resolve[1] else "model"
             if found := self._repository(kind, resolve[2], resolve[3]):
@@ -123,6 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(
                 403 if given else 401, "GatedRepo", f"Access to model {name} is restricted"
             )
+        elif revision in repository.earlier:
+            return repository.earlier[revision]
         elif not repository.has(revision):
             self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         else:
@@ -137,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": repository.commit}
         if path.endswith(LARGE):
             headers |= {"X-Linked-Etag": f'"{_sha256(body)}"', "X-Linked-Size": str(len(body))}
-            headers["Location"] = f"{self.owner.store}/lfs/{kind}/{name}/{path}"
+            headers["Location"] = f"{self.owner.store}/lfs/{kind}/{name}/{repository.commit}/{path}"
             self._answer(302, b"", headers=headers)
         else:
             self._file(repository, path, {**headers, "ETag": f'"{_git_blob(body)}"'})

@@ -230,6 +230,7 @@ class Run:
                 credentials=self._layout.credentials,
                 volumes=self._layout.volumes,
                 progress=progress,
+                revision=self.record.revision or None,
             )
             self.record.fetched["model"] = self.record.source
             if (student := self._student.fetch(progress)) is not None:

@@ -34,6 +34,7 @@ class Student:
         self._source = spec.student_source()
         self._teacher = layout.scratch / "model"
         self.folder: Path = layout.scratch / "student"
+        self._revision: str | None = None
         self.bytes_there = 0
         """What of a student of its own takes no more room, once `inspect` has looked."""
         self._where: dict[str, Any] = {
@@ -52,7 +53,9 @@ class Student:
         """
         if self._spec.method is not Method.DISTILL:
             return {}
-        fetch_small_files(self._spec.model, into=self._teacher, **self._where)
+        fetch_small_files(
+            self._spec.model, into=self._teacher, revision=teacher.revision, **self._where
+        )
         if self._source is not None:
             return self._inspect_own()
         student = self._spec.distill.student if self._spec.distill else None
@@ -66,14 +69,26 @@ class Student:
         if self._source is None:
             return None
         return fetch_model(
-            self._source, into=self.folder, role="student", progress=progress, **self._where
+            self._source,
+            into=self.folder,
+            role="student",
+            progress=progress,
+            revision=self._revision,
+            **self._where,
         )
 
     def _inspect_own(self) -> dict[str, int]:
         if self._source is None:
             return {}
         listing = inspect_model(self._source, role="student", **self._where)
-        fetch_small_files(self._source, into=self.folder, role="student", **self._where)
+        self._revision = listing.revision
+        fetch_small_files(
+            self._source,
+            into=self.folder,
+            role="student",
+            revision=self._revision,
+            **self._where,
+        )
         require_unquantized(self.folder, FIELD)
         require_same_files(self._teacher, self.folder)
         self.bytes_there = bytes_there(listing, self.folder)

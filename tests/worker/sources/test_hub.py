@@ -56,6 +56,19 @@ def test_a_model_is_fetched_at_the_commit_that_its_branch_stands_for(
     assert all(repository.commit in path for path in resolved)
 
 
+def test_the_commit_that_was_looked_at_is_fetched_although_its_branch_moved(
+    hub: Hub, tmp_path: Path
+) -> None:
+    looked_at = hub.add("owner/tiny", good_model())
+    listing = inspect_model(MODEL, credentials=tmp_path)
+    moved = hub.push("owner/tiny", {**good_model(), "model.safetensors": good_weights("other")})
+    fetched = fetch_model(
+        MODEL, into=tmp_path / "into", credentials=tmp_path, revision=listing.revision
+    )
+    assert fetched.revision == looked_at.commit != moved.commit
+    assert (fetched.folder / "model.safetensors").read_bytes() == good_weights()
+
+
 def test_looking_at_a_model_moves_no_file(hub: Hub, tmp_path: Path) -> None:
     hub.add("owner/tiny", good_model())
     listing = inspect_model(MODEL, credentials=tmp_path)

@@ -102,12 +102,13 @@ def fetch_small_files(
     credentials: Path,
     volumes: Path = DEFAULT_VOLUMES,
     role: str = "model",
+    revision: str | None = None,
 ) -> None:
     """Bring configuration and tokenizer alone into the folder `into`, and check them.
 
-    What `fetch_model` does first; for a look before the weights move. Raises as it does.
+    What `fetch_model` does first, by the same words; for a look before the weights move.
     """
-    source, whole = _listed(model, credentials, volumes, role)
+    source, whole = _listed(model, credentials, volumes, role, revision)
     listing = Listing(whole.revision, model_files(whole.files, model, MODEL_FIELDS[role]))
     into.mkdir(parents=True, exist_ok=True)
     remove_others(into, listing.files)
@@ -124,8 +125,11 @@ def fetch_model(
     volumes: Path = DEFAULT_VOLUMES,
     progress: StageProgress | None = None,
     role: str = "model",
+    revision: str | None = None,
 ) -> FetchedModel:
     """Bring a model into the folder `into`, check that it is safe to open, and digest every file.
+
+    `revision` is the commit that `inspect_model` found, for a branch may have moved since.
 
     What lies on a mount or a local path is not copied: `into` then holds links to the files that
     were chosen. A download that was interrupted goes on where it stopped when `into` is the same;
@@ -134,7 +138,7 @@ def fetch_model(
     (DiskFull) where `into` is too small.
     """
     field = MODEL_FIELDS[role]
-    source, whole = _listed(model, credentials, volumes, role)
+    source, whole = _listed(model, credentials, volumes, role, revision)
     listing = Listing(whole.revision, model_files(whole.files, model, field))
     if progress is not None:
         progress.set_total(sum(file.size_bytes for file in listing.files))
@@ -237,11 +241,12 @@ def fetch_task_files(
 
 
 def _listed(
-    model: ModelSource, credentials: Path, volumes: Path, role: str
+    model: ModelSource, credentials: Path, volumes: Path, role: str, revision: str | None = None
 ) -> tuple[Source, Listing]:
+    asked = revision or model.revision or "main"
     origin = Origin(
         uri=model.uri,
-        revision=(model.revision or "main") if model.uri.startswith("hf://") else None,
+        revision=asked if model.uri.startswith("hf://") else None,
         s3=model.s3,
         credentials=credentials / role,
         volumes=volumes,
