@@ -111,6 +111,14 @@ CONTRADICTIONS = (
         "must not be set together with textField; keep the one that the dataset has",
     ),
     Bad(
+        "one text that calibrates and measures, written in two ways",
+        "calibration: {dataset: {uri: 's3://bucket/text'}}, evaluation: {perplexity: {dataset: "
+        "{uri: 's3://bucket/text/'}}}",
+        "spec.evaluation.perplexity.dataset",
+        "must not be the text of calibration.dataset: what calibrates never measures; name "
+        "another dataset or split",
+    ),
+    Bad(
         "one text that calibrates and measures",
         "calibration: {dataset: {uri: 'hf://owner/text'}}, evaluation: {perplexity: {dataset: "
         "{uri: 'hf://owner/text'}}}",

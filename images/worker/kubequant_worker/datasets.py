@@ -21,6 +21,7 @@ import numpy as np
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
+from kubequant_worker.overlap import row_mark, sentence_marks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,7 +56,7 @@ class TextSet:
     `sha256` is of all documents, in order, each closed by a zero byte.
 
     `templated` says that the documents were written by a chat template, so that special tokens in
-    them are meant as such.
+    them are meant as such. `marks` tell whether another text is the same (see `overlap`).
     """
 
     name: str
@@ -63,6 +64,7 @@ class TextSet:
     sha256: str
     bundled: bool
     templated: bool = False
+    marks: bytes = b""
 
     @property
     def characters(self) -> int:
@@ -71,14 +73,21 @@ class TextSet:
 
 
 def text_set(
-    name: str, documents: Iterable[str], *, bundled: bool, templated: bool = False
+    name: str,
+    documents: Iterable[str],
+    *,
+    bundled: bool,
+    templated: bool = False,
+    marks: bytes | None = None,
 ) -> TextSet:
-    """Return the set of `documents`, with its digest."""
+    """Return the set of `documents`, with its digest; without `marks` those of its documents."""
     kept = tuple(documents)
     digest = hashlib.sha256()
     for text in kept:
         digest.update(text.encode("utf-8", errors="replace") + b"\0")
-    return TextSet(name, kept, digest.hexdigest(), bundled, templated)
+    if marks is None:
+        marks = b"".join(map(sentence_marks, kept))
+    return TextSet(name, kept, digest.hexdigest(), bundled, templated, marks)
 
 
 def bundled_text(role: Role) -> TextSet:
@@ -161,32 +170,11 @@ def read_dataset(
                     f"holds more than {MOST_CHARACTERS} characters; take a part of it"
                 )
             if most_characters is not None and characters >= most_characters:
-                return text_set(
-                    dataset.uri, documents, bundled=False, templated=template is not None
-                )
+                return reader.text_set(documents)
     if not documents:
         names = ", ".join(path.name for path in files[:5]) or "no file"
         raise reader.refusal(f"holds no text (read: {names})")
-    return text_set(dataset.uri, documents, bundled=False, templated=template is not None)
-
-
-def require_different(calibration: TextSet, measured: TextSet) -> None:
-    """Refuse to measure on the very text that calibrated.
-
-    Raises:
-        BadRequestError: More than a tenth of the documents measured on are among those that
-            calibrate.
-    """
-    known = set(calibration.documents)
-    shared = sum(text in known for text in measured.documents)
-    if shared * 10 > len(measured.documents):
-        raise BadRequestError(
-            f"spec.evaluation.perplexity.dataset: {shared} of its {len(measured.documents)} "
-            "documents are in "
-            "spec.calibration.dataset too; a text that the method has seen measures nothing",
-            reason=FailureReason.UNUSABLE_DATASET,
-            advice="give another split or another text",
-        )
+    return reader.text_set(documents)
 
 
 def calibration_samples(
@@ -224,6 +212,7 @@ class _Reader:
         self._column = dataset.messages_field or dataset.effective_text_field or "text"
         self._messages = dataset.messages_field is not None
         self._template = template
+        self._marks = bytearray()
         self._formats: dict[str, Callable[[Path], Iterator[str]]] = {
             ".txt": self._plain, ".text": self._plain, ".md": self._plain, "": self._plain,
             ".jsonl": self._json_lines, ".ndjson": self._json_lines, ".json": self._json,
@@ -235,6 +224,12 @@ class _Reader:
         return BadRequestError(
             f"{self._field}: {self._uri} {what}", reason=FailureReason.UNUSABLE_DATASET
         )
+
+    def text_set(self, documents: Iterable[str]) -> TextSet:
+        """Return the set of what was read."""
+        templated = self._template is not None
+        marks = bytes(self._marks)
+        return text_set(self._uri, documents, bundled=False, templated=templated, marks=marks)
 
     def documents(self, path: Path) -> Iterator[str]:
         """Yield the texts of one file, empty ones left out."""
@@ -255,6 +250,7 @@ class _Reader:
         if self._messages:
             raise self.refusal(f"holds {path.name}, plain text that has no messagesField")
         for piece in pieces(path.read_text(encoding="utf-8-sig"), 4 * PIECE_CHARACTERS):
+            self._marks += sentence_marks(piece)
             yield self._written(piece, path.name)
 
     def _json_lines(self, path: Path) -> Iterator[str]:
@@ -312,6 +308,7 @@ class _Reader:
     def _row(self, row: object, path: Path, number: int) -> str:
         """Return one row's text, "" where the column is null."""
         if isinstance(row, str) and not self._messages:
+            self._marks += row_mark(row)
             return self._written(row, path.name)
         if not isinstance(row, dict):
             raise self.refusal(f"holds {path.name}, whose row {number} is no object")
@@ -325,6 +322,7 @@ class _Reader:
             raise self.refusal(
                 f"holds {path.name}, whose row {number} has a {self._column} that is not {wanted}"
             )
+        self._marks += row_mark(value)
         return self._written(value, f"{path.name}, row {number}")
 
     def _no_column(self, path: Path, number: int, columns: Sequence[str]) -> BadRequestError:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal
 from kubequant.api.contract import DatasetReport, FailureReason
 from kubequant_worker.advice import DATASET_FIELDS
 from kubequant_worker.chat import chat_template
-from kubequant_worker.datasets import Role, bundled_text, read_dataset, require_different
+from kubequant_worker.datasets import Role, bundled_text, read_dataset
 from kubequant_worker.errors import BadRequestError
+from kubequant_worker.overlap import require_different, require_other_files
 from kubequant_worker.sources import fetch_dataset
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from kubequant_worker.chat import ChatTemplate
     from kubequant_worker.datasets import TextSet
     from kubequant_worker.layout import Layout
+    from kubequant_worker.manifest import FileDigest
 
 # No language packs more text into a token than this; reading stops once maxTokens are sure.
 CHARACTERS_PER_TOKEN = 16
@@ -43,6 +45,7 @@ class Texts:
         self._model = model
         self._read: dict[Role, TextSet] = {}
         self._revisions: dict[Role, str] = {}
+        self._files: dict[Role, tuple[FileDigest, ...]] = {}
 
     def calibration(self) -> TextSet:
         """Return the whole text that calibrates."""
@@ -57,7 +60,11 @@ class Texts:
         most = asked.max_tokens * CHARACTERS_PER_TOKEN
         text = self._text(Role.MEASUREMENT, asked.dataset, templated=False, most=most)
         if Role.CALIBRATION in self._read and not text.bundled:
-            require_different(self._read[Role.CALIBRATION], text)
+            learned = self._read[Role.CALIBRATION]
+            require_other_files(
+                self._files.get(Role.CALIBRATION, ()), self._files[Role.MEASUREMENT]
+            )
+            require_different(learned.marks, text.marks)
         return text
 
     def reported(self, role: Role, *, tokens: int) -> DatasetReport:
@@ -97,6 +104,7 @@ class Texts:
             volumes=self._layout.volumes,
         )
         self._revisions[role] = fetched.revision or ""
+        self._files[role] = fetched.digests
         return read_dataset(
             fetched.files,
             dataset,

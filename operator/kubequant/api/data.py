@@ -173,8 +173,11 @@ class Dataset(Model):
 
     def is_same_text(self, other: Dataset) -> bool:
         """Say whether both name the same text, as far as their addresses tell."""
-        mine = (self.uri, self.effective_revision, self.effective_split)
-        return mine == (other.uri, other.effective_revision, other.effective_split)
+        mine, theirs = (
+            (f"{one.uri.removesuffix('/')}/", one.effective_revision, one.effective_split)
+            for one in (self, other)
+        )
+        return mine == theirs
 
 
 class TaskFiles(Model):

@@ -167,7 +167,7 @@ _SAME_TEXT: Final = " && ".join(
     for one, other in zip(
         *(
             (
-                f"{text}.uri",
+                f"({text}.uri.endsWith('/') ? {text}.uri : {text}.uri + '/')",
                 # Optional values (`?.`) have no size that the server's cost estimate could use.
                 f"(has({text}.split) ? {text}.split : 'train')",
                 f"(has({text}.revision) ? {text}.revision : 'main')",

@@ -20,10 +20,10 @@ from kubequant_worker.datasets import (
     calibration_samples,
     pieces,
     read_dataset,
-    require_different,
     text_set,
 )
 from kubequant_worker.errors import BadRequestError
+from kubequant_worker.overlap import require_different
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,9 +202,9 @@ def test_pieces_lose_nothing_and_end_with_words() -> None:
 def test_measuring_on_what_calibrated_is_refused() -> None:
     one = text_set("a", [f"text {n}" for n in range(10)], bundled=False)
     other = text_set("b", ["text 1", "text 2", *(f"new {n}" for n in range(8))], bundled=False)
-    with pytest.raises(BadRequestError, match="2 of its 10 documents"):
-        require_different(one, other)
-    require_different(one, text_set("c", ["new"], bundled=False))
+    with pytest.raises(BadRequestError, match="2 of its 10 rows or sentences"):
+        require_different(one.marks, other.marks)
+    require_different(one.marks, text_set("c", ["new"], bundled=False).marks)
 
 
 def test_samples_are_drawn_by_the_seed_without_overlap() -> None:
