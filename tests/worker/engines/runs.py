@@ -30,13 +30,13 @@ def program(
 
 
 def kubequant(
-    environment: str, *words: str | Path, gpus: bool = False
+    environment: str, *words: str | Path, gpus: bool = False, **also: str
 ) -> tuple[int, dict[str, Any], str]:
     """Run `kubequant run --json` with these words; return exit code, report and standard error.
 
-    Without `gpus` it sees none.
+    Without `gpus` it sees none; `also` are variables beside the usual ones.
     """
-    given = variables()
+    given = variables() | also
     if gpus:
         del given["CUDA_VISIBLE_DEVICES"]
     done = subprocess.run(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.testbed.hub import Hub
     from tests.testbed.storage import Bucket
 
 STEPS = 60
@@ -315,6 +316,40 @@ def test_a_student_of_its_own_is_fetched_taught_and_named_everywhere(tmp_path: P
     assert "keptLayers" not in {k: v for k, v in detail(report).items() if v}
     assert float(detail(report)["untrained"]["perplexityReductionPercent"]) > 50
     assert f"file://{own}" in (artifact / "README.md").read_text()
+
+
+@pytest.mark.parametrize("student_from", ["hf", "s3"])
+def test_teacher_and_student_come_each_from_a_place_of_its_own(
+    tmp_path: Path, hub: Hub, bucket: Bucket, student_from: str
+) -> None:
+    files = {path.name: path.read_bytes() for path in TINY.iterdir()}
+    repository = hub.add("team/model", files, token="token-of-the-hub")
+    for name, content in files.items():
+        bucket.put(f"model/{name}", content)
+    secrets = {
+        "HF_TOKEN": "token-of-the-hub",
+        "AWS_ACCESS_KEY_ID": bucket.server.access_key,
+        "AWS_SECRET_ACCESS_KEY": bucket.server.secret_key,
+    }
+    places: dict[str, dict[str, Any]] = {
+        "hf": {"uri": "hf://team/model"},
+        "s3": {
+            "uri": f"s3://{bucket.name}/model",
+            "s3": {"endpoint": bucket.server.endpoint, "region": "us-east-1"},
+        },
+    }
+    student = places.pop(student_from)
+    ((_, teacher),) = places.items()
+    learning = {**LEARNING, "student": student, "steps": 2}
+    path = written(tmp_path, model=teacher, distill=learning)
+
+    code, report, error = kubequant("transformers", path, HF_ENDPOINT=hub.endpoint, **secrets)
+
+    assert code == 0, error
+    assert (report["source"]["uri"], report["student"]["uri"]) == (teacher["uri"], student["uri"])
+    revisions = {report["source"].get("revision", ""), report["student"].get("revision", "")}
+    assert revisions == {"", repository.commit}
+    assert not [secret for secret in secrets.values() if secret in error + json.dumps(report)]
 
 
 def test_a_student_that_knows_fewer_positions_is_taught_and_measured_on_those(
