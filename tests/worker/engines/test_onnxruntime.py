@@ -271,11 +271,12 @@ def test_a_name_that_is_no_modules_is_told(made: Exported) -> None:
 
 
 def test_a_model_larger_than_memory_is_refused_with_the_bytes_and_what_would_do() -> None:
-    needs = ONNXRuntimeINT8.needs(asked(**spec()), {"model.safetensors": 2**40})
+    whole = asked(**spec())
+    needs = ONNXRuntimeINT8.needs(whole, {"model.safetensors": 2**40})
 
     assert needs.memory_bytes > 2.4 * 2**40, "in float32, and something to work with"
     with pytest.raises(MemoryExhaustedError, match=r"needs at least 2\.4 TiB of memory") as refused:
-        check_room(replace(needs, scratch_bytes=0), TINY, 2**33)
+        check_room(replace(needs, scratch_bytes=0), whole.memory, TINY, 2**33)
     assert "LLMCompressor with spec.memory.offload: Disk" in refused.value.advice
 
 
