@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pytest
 from tests.controller.builders import SETTINGS
@@ -38,6 +39,24 @@ def delete_jobs(world: World) -> None:
 
 def lose_pods(world: World) -> None:
     world.pods.clear()
+
+
+def lose_what_waits(world: World) -> None:
+    """As where a quota forbids the pod: none is there that could start."""
+    for name, pod in [*world.pods.items()]:
+        if pod["status"]["phase"] == "Pending":
+            del world.pods[name]
+
+
+def made_before_the_annotation(world: World) -> None:
+    for job in world.jobs.values():
+        del job["metadata"]["annotations"]["kubequant.dev/handed-on"]
+
+
+def start_with_an_old_clock(world: World) -> None:
+    now, world.now = world.now, world.now - timedelta(minutes=3)
+    world.starts()
+    world.now = now
 
 
 def delete_pod(world: World) -> None:
@@ -401,6 +420,15 @@ ON_THE_WAY = (
         "Queued",
         ("Suspended", "Reconciling"),
         labels=QUEUE,
+    ),
+    Row(
+        "a Job of an operator that did not note its labels keeps its place in the queue",
+        (settle, made_before_the_annotation, settle),
+        "Suspended",
+        "Queued",
+        ("Suspended", "Reconciling"),
+        labels=QUEUE,
+        created=1,
     ),
     Row(
         "a Job that something else than a queue suspended is shown as queued, for as long as it is",
@@ -946,13 +974,51 @@ OVER = (
         "a Job that a queue let go again is given up too where it gets no pod",
         (
             *(settle, unsuspend, *begin, after(4000), settle, evict_from_queue, settle),
-            *(unsuspend, World.controllers, lose_pods, after(3600), World.pass_once, settle),
+            *(unsuspend, World.controllers, lose_pods, World.pass_once),
+            *(after(3600), World.pass_once, settle),
         ),
         "Failed",
         "PendingDeadlineExceeded",
         LOST,
         labels=QUEUE,
         jobs=0,
+    ),
+    Row(
+        "so is one of which an attempt before has failed",
+        (
+            *(settle, unsuspend, settle, start, *unavailable, after(600)),
+            *(evict_from_queue, settle),
+            *(unsuspend, World.controllers, lose_what_waits, World.pass_once),
+            *(after(3600), World.pass_once, settle),
+        ),
+        "Failed",
+        "PendingDeadlineExceeded",
+        LOST,
+        labels=QUEUE,
+        jobs=0,
+    ),
+    *(
+        Row(
+            f"a Job that something held for long begins its deadlines anew ({how})",
+            (
+                *(*begin, *before, evict_from_queue, settle, after(90_000)),
+                # The Job still says when it was started first.
+                *(unsuspend, World.pass_once, settle, start, settle),
+            ),
+            "Running",
+            "Running",
+            WORKING,
+            created=1,
+            requeue=86_400,
+        )
+        for how, before in (("its only pod gone", ()), ("after a pod had failed", unavailable))
+    ),
+    Row(
+        "the deadline counts where a node's clock is behind",
+        (settle, start_with_an_old_clock, settle, after(86_400), settle),
+        "Failed",
+        "DeadlineExceeded",
+        LOST,
     ),
     Row(
         "an image that cannot be had in time is given up",

@@ -10,7 +10,7 @@ from tests.controller.served import No, Served, served
 from tests.controller.world import World
 
 from kubequant.api.contract import FailureReason
-from kubequant.controller.cluster import ApiError, Conflict, Unavailable
+from kubequant.controller.cluster import ApiError, Conflict, Refused, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +105,7 @@ def test_an_end_is_seen_and_told_before_its_time_is_over(ttl: int, down: int) ->
         assert "Complete" in world.true
         at.asked.clear()
         assert await at.reconcile() is None
-        assert at.asked == ["POST event Expired", "DELETE resource"]
+        assert at.asked == ["DELETE resource", "POST event Expired"]
 
     served(world, test)
     assert world.resource is None
@@ -115,6 +115,34 @@ WEBHOOK_DOWN = (
     'Internal error occurred: failed calling webhook "jobs.example.com": failed to call webhook: '
     'Post "https://jobs.policy.svc:443/": no endpoints available for service "jobs"'
 )
+
+
+def test_a_server_in_trouble_of_its_own_is_asked_again_at_once_and_nobody_blamed() -> None:
+    world = World()
+
+    async def test(at: Served) -> None:
+        at.answers["POST job"] = No(500, "InternalError", "etcdserver: leader changed")
+        with pytest.raises(Unavailable):
+            await at.reconcile()
+        assert at.asked == ["POST job"]
+
+    served(world, test)
+
+
+def test_a_deletion_that_is_refused_is_not_told() -> None:
+    world = running("ttlSecondsAfterFinished: 0")
+    world.publishes()
+    world.controllers()
+
+    async def test(at: Served) -> None:
+        await at.reconcile()
+        at.asked.clear()
+        at.answers["DELETE resource"] = No(403, "Forbidden", "a policy keeps it")
+        with pytest.raises(Refused):
+            await at.reconcile()
+        assert at.asked == ["DELETE resource"]
+
+    served(world, test)
 
 
 def test_a_job_that_a_broken_webhook_stops_is_said_and_asked_for_again() -> None:

@@ -351,8 +351,9 @@ def test_what_is_over_is_deleted_when_its_ttl_has_passed(how: str) -> None:
     assert plan.requeue_after_seconds == 1
     world.passes(1)
     plan = world.pass_once()
-    assert plan.afterwards == (DeleteResource("resource-1"),)
-    assert [event.reason.value for event in plan.events] == ["Expired"]
+    (action,) = plan.afterwards
+    assert isinstance(action, DeleteResource)
+    assert (action.uid, action.event.reason.value) == ("resource-1", "Expired")
 
 
 @pytest.mark.parametrize("ttl", [0, 100])

@@ -61,6 +61,7 @@ class World:
         self.status_writes = 0
         self.seen: tuple[dict[str, Body], dict[str, Body]] = ({}, {})
         self.ended: dict[str, datetime] = {}
+        self.held: set[str] = set()
         self._made = 0
 
     # The operator.
@@ -133,6 +134,7 @@ class World:
                 assert isinstance(action, DeleteResource)
                 assert resource["metadata"]["uid"] == action.uid
                 self.delete_resource()
+                self.events.append(action.event.reason.value)
 
     def _write(self, plan: Plan) -> None:
         resource = self.resource
@@ -183,10 +185,17 @@ class World:
             # Kueue's webhook does this while the Job is created.
             job["spec"].setdefault("suspend", self.queue_is_full)
         if job["spec"].get("suspend"):
-            job["status"].pop("startTime", None)
+            # A queue clears it; the Job controller writes it anew only once the Job is let go.
+            if QUEUE_NAME_LABEL in job["metadata"].get("labels", {}):
+                job["status"].pop("startTime", None)
+            self.held.add(name)
             for pod in own:
-                del self.pods[pod["metadata"]["name"]]
+                if pod["status"]["phase"] not in {"Succeeded", "Failed"}:
+                    del self.pods[pod["metadata"]["name"]]
             return
+        if name in self.held:
+            self.held.discard(name)
+            job["status"]["startTime"] = at(self.now)
         job["status"].setdefault("startTime", at(self.now))
         self._count(job, own)
 

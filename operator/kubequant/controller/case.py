@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 from kubequant.api.auto import Resolution, resolve
 from kubequant.api.contract import FailureReason
 from kubequant.api.digest import run_digest
-from kubequant.api.status import Resolved, Run
+from kubequant.api.status import ConditionType, Resolved, Run
 from kubequant.controller import history, names, permissions
 from kubequant.controller.catalog import entry_for
 from kubequant.controller.manifest import LARGEST_REQUEST_BYTES, Order, can_raise_memory
 from kubequant.controller.plan import Action, DeleteJob, PostEvent
-from kubequant.controller.pods import WAITING
+from kubequant.controller.pods import WAITING, PodState
 from kubequant.controller.reasons import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -191,17 +191,33 @@ class Case:
         when it lets go: what had been computed is lost.
         """
         job, before = self.job, self.status.start_time
-        known = [before, *(pod.started_at for pod in self.pods)]
-        moments = [moment for moment in known if moment is not None]
-        if job is not None and not job.is_finished:
-            if job.is_suspended:
-                return None
-            if before is not None and before <= job.created:
-                # Of the Job that this one followed, as a run does that gets more memory.
-                return before
-            let_go = job.started_at
-            moments = [one for one in moments if let_go and one >= let_go - _CLOCKS_DIFFER]
-        return min(moments, default=None)
+        started = [pod.started_at for pod in self.pods if pod.started_at is not None]
+        if job is None or job.is_finished:
+            return min([*([before] if before else ()), *started], default=None)
+        if job.is_suspended:
+            return None
+        if before is not None and before <= job.created:
+            # Of the Job that this one followed, as a run does that gets more memory.
+            return before
+        let_go = self.since_let_go(job.started_at)
+        if let_go is None:
+            return None
+        earliest = let_go - _CLOCKS_DIFFER
+        running = [pod for pod in self.pods if pod.state is PodState.RUNNING and pod.started_at]
+        moments = [one for one in (before, *started) if one is not None and one >= earliest]
+        # A node's clock may be further behind: what runs was started since.
+        return min([*moments, *([earliest] if running and not moments else ())], default=None)
+
+    def since_let_go(self, moment: datetime | None) -> datetime | None:
+        """Return `moment`, when the Job was made or started, or when it was let go after that.
+
+        A Job that is resumed says for a while when it was started before.
+        """
+        known = self.resource.status.conditions if self.resource.status else ()
+        held = next((one for one in known if one.type is ConditionType.SUSPENDED), None)
+        if moment is None or held is None:
+            return moment
+        return max(moment, self.now if held.status == "True" else held.last_transition_time)
 
     def with_run(self, **changes: Any) -> QuantizationJobStatus:
         """Return the status with run, start and `changes`."""

@@ -113,9 +113,9 @@ def _with_common(case: Case, answer: Answer) -> Answer:
         due = ended + timedelta(seconds=ttl)
         look_again.append(due)
         if case.now >= due and _is_written(case, answer):
-            afterwards = (*afterwards, DeleteResource(case.resource.uid))
             words = f"Deleted {ttl} seconds after it finished; what is published stays."
-            events.append(PostEvent(EventType.NORMAL, Reason.EXPIRED, words))
+            event = PostEvent(EventType.NORMAL, Reason.EXPIRED, words)
+            afterwards = (*afterwards, DeleteResource(case.resource.uid, event))
     return Answer(
         verdict=answer.verdict,
         status=answer.status,

@@ -210,7 +210,10 @@ def read_job(body: Mapping[str, Any]) -> JobView:
         template_digest=annotations.get(names.TEMPLATE_ANNOTATION, ""),
         generation=annotations.get(names.GENERATION_ANNOTATION, ""),
         memory_raised=annotations.get(names.MEMORY_ANNOTATION) == "true",
-        handed_on=annotations.get(names.HANDED_ON_ANNOTATION, ""),
+        # Jobs of an operator before this annotation: then the live labels have to do.
+        handed_on=annotations.get(
+            names.HANDED_ON_ANNOTATION, names.labels_text(names.handed_on(labels))
+        ),
         queue=labels.get(names.QUEUE_NAME_LABEL, ""),
         is_deleting=metadata.deletion_timestamp is not None,
         is_suspended=bool(job.spec and job.spec.suspend),

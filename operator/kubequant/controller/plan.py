@@ -38,9 +38,10 @@ class DeleteJob:
 
 @dataclass(frozen=True, slots=True)
 class DeleteResource:
-    """Delete the QuantizationJob itself if it still has this UID."""
+    """Delete the QuantizationJob itself if it still has this UID, and then say so."""
 
     uid: str
+    event: PostEvent
 
 
 Action: TypeAlias = CreateJob | DeleteJob | DeleteResource

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kubequant.controller.cluster import ApiServer, Body
     from kubequant.controller.index import Index, Key
     from kubequant.controller.observe import Resource
-    from kubequant.controller.plan import Action
+    from kubequant.controller.plan import Action, PostEvent
     from kubequant.controller.settings import Settings
     from kubequant.controller.workqueue import WorkQueue
 
@@ -117,7 +117,7 @@ class Reconciler:
                 raise Conflict(409, "Hindered", "the Job can still not be created")
         if not await self._write_status(key, known, plan):
             return None
-        await self._tell(resource, plan)
+        await self._tell(resource, plan.events)
         await self._act(key, resource, plan.afterwards)
         if any(isinstance(action, DeleteResource) for action in plan.afterwards):
             return None
@@ -186,6 +186,7 @@ class Reconciler:
         except (NotFound, Conflict):
             return
         _LOG.info("%s/%s: deleted, its time is over", resource.namespace, resource.name)
+        await self._tell(resource, (action.event,))
 
     async def _write_status(self, key: Key, known: Known, plan: Plan) -> bool:
         """Write the status if it differs; say whether the resource is still there."""
@@ -208,8 +209,8 @@ class Reconciler:
             self.index.resources.put(key, written)
         return True
 
-    async def _tell(self, resource: Resource, plan: Plan) -> None:
-        for event in plan.events:
+    async def _tell(self, resource: Resource, events: tuple[PostEvent, ...]) -> None:
+        for event in events:
             try:
                 await self.server.post_event(resource, event, self.clock())
             except (Unavailable, Refused, NotFound, Conflict, AlreadyExists) as trouble:
@@ -224,8 +225,9 @@ class Reconciler:
 
 
 def _is_word_of_this_job(trouble: Unavailable) -> bool:
-    """Say whether the server works and does not take the Job, as where a webhook of it is down.
+    """Say whether the server works and does not take the Job, since a webhook of it is down.
 
-    The user is to see that, and a status that cannot be written either is tried again soon enough.
+    The user is to see that. A server in trouble of its own is asked again at once.
     """
-    return trouble.is_said and trouble.code >= HTTPStatus.INTERNAL_SERVER_ERROR
+    is_server = trouble.is_said and trouble.code >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return is_server and "failed calling webhook" in trouble.message

@@ -74,11 +74,13 @@ def _pending_since(case: Case) -> datetime | None:
     job, pod = case.job, case.latest
     if job is None or job.is_suspended or job.is_deleting or job.is_finished:
         return None
-    if pod is not None:
-        return pod.created if pod.state in WAITING else None
-    had_a_pod = case.status.run is not None and case.status.run.pod_name
+    if pod is not None and pod.state in WAITING:
+        return pod.created
+    had_a_pod = pod is not None or (case.status.run is not None and case.status.run.pod_name)
     if had_a_pod and case.started_at() is not None:
         # Then the other deadline counts.
         return None
+    if job.started_at is not None:
+        return case.since_let_go(job.started_at)
     # A queue may have held a Job that does not say yet when it was started.
-    return job.started_at or (None if job.queue else job.created)
+    return None if job.queue else case.since_let_go(job.created)
