@@ -12,14 +12,14 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Final
 
-from kubequant_worker.sources.s3_download import PARTIAL
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kubequant_worker.sources.source import ModelListing, RemoteFile
 
-# Where begun downloads are noted, ours and those of the Hub's client.
+# Where begun downloads are noted, ours and those of the Hub's client. The name of ours stands here,
+# not in `s3_download`: whoever imports `sources` would load boto3 for it.
+PARTIAL: Final = ".partial"
 HUB_CACHE: Final = ".cache"
 NOTES: Final = frozenset({PARTIAL, HUB_CACHE})
 _BLOCK_BYTES: Final = 512

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from kubequant_worker.errors import UnavailableError
 from kubequant_worker.manifest import FileDigest
+from kubequant_worker.sources.leftovers import PARTIAL
 from kubequant_worker.sources.space import full_disk_explained
 from kubequant_worker.stores.backend import ConflictError
 from kubequant_worker.stores.s3_access import (
@@ -42,7 +43,6 @@ PIECE_BYTES = 1024 * 1024
 WORKERS = 6
 RANGE_TRIES = 6
 FILE_TRIES = 2
-PARTIAL = ".partial"
 
 
 class StoppedError(Exception):
