@@ -135,15 +135,13 @@ def push_image(reference: str, registry: str) -> str:
 
 def configuration(reference: str) -> dict[str, Any]:
     """Return the `config` of an image as the OCI's image specification has it."""
-    value: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", reference))
-    found: dict[str, Any] = value["OCIv1"]["config"]
+    found: dict[str, Any] = _inspected(reference)["OCIv1"]["config"]
     return found
 
 
 def layer_sizes_bytes(reference: str) -> list[int]:
     """Return the sizes of an image's uncompressed layers, the lowest first."""
-    value: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", reference))
-    return [layer["size"] for layer in json.loads(value["Manifest"])["layers"]]
+    return [layer["size"] for layer in json.loads(_inspected(reference)["Manifest"])["layers"]]
 
 
 @contextlib.contextmanager
@@ -173,8 +171,12 @@ def content_key(name: str) -> str:
 
 def _configuration_of(reference: str) -> str:
     """Return the digest of an image's configuration, which names its layers by their digests."""
-    value: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", reference))
-    return f"sha256:{value['FromImageID']}"
+    return f"sha256:{_inspected(reference)['FromImageID']}"
+
+
+def _inspected(reference: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", reference))
+    return found
 
 
 def _configuration_in(registry: str, repository: str, tag: str) -> str:

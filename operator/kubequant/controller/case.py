@@ -15,6 +15,7 @@ from kubequant.api.digest import run_digest
 from kubequant.api.status import ConditionType, Resolved, Run
 from kubequant.controller import history, names, permissions
 from kubequant.controller.catalog import entry_for
+from kubequant.controller.conditions import known_condition
 from kubequant.controller.manifest import LARGEST_REQUEST_BYTES, Order, can_raise_memory
 from kubequant.controller.plan import Action, DeleteJob, PostEvent
 from kubequant.controller.pods import WAITING, PodState
@@ -203,18 +204,17 @@ class Case:
         if let_go is None:
             return None
         earliest = let_go - _CLOCKS_DIFFER
-        running = [pod for pod in self.pods if pod.state is PodState.RUNNING and pod.started_at]
         moments = [one for one in (before, *started) if one is not None and one >= earliest]
+        runs = any(pod.state is PodState.RUNNING and pod.started_at for pod in self.pods)
         # A node's clock may be further behind: what runs was started since.
-        return min([*moments, *([earliest] if running and not moments else ())], default=None)
+        return min(moments, default=earliest if runs else None)
 
     def since_let_go(self, moment: datetime | None) -> datetime | None:
         """Return `moment`, when the Job was made or started, or when it was let go after that.
 
         A Job that is resumed says for a while when it was started before.
         """
-        known = self.resource.status.conditions if self.resource.status else ()
-        held = next((one for one in known if one.type is ConditionType.SUSPENDED), None)
+        held = known_condition(self.resource.status, ConditionType.SUSPENDED)
         if moment is None or held is None:
             return moment
         return max(moment, self.now if held.status == "True" else held.last_transition_time)

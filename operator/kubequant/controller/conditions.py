@@ -106,8 +106,14 @@ def phase_of(made: tuple[Condition, ...]) -> Phase:
 
 def condition_of(status: QuantizationJobStatus | None, kind: ConditionType) -> Condition | None:
     """Return a condition where it is True."""
-    found = status.conditions if status else ()
-    return next((one for one in found if one.type is kind and one.status == "True"), None)
+    found = known_condition(status, kind)
+    return found if found is not None and found.status == "True" else None
+
+
+def known_condition(status: QuantizationJobStatus | None, kind: ConditionType) -> Condition | None:
+    """Return a condition, whether it is True or not."""
+    known = status.conditions if status else ()
+    return next((one for one in known if one.type is kind), None)
 
 
 def reason_of(status: QuantizationJobStatus | None) -> str:

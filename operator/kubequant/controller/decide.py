@@ -104,7 +104,6 @@ def _with_common(case: Case, answer: Answer) -> Answer:
     # What became of a run before is in history before its Job goes.
     afterwards = (*answer.afterwards, *(go for job in case.other_jobs for go in deleted(job)))
     look_again = [*answer.look_again]
-    events = [*answer.events]
     if answer.verdict.standing not in _OVER:
         look_again += [due for due in (active_until(case), pending_until(case)) if due is not None]
     elif case.spec.ttl_seconds_after_finished is not None:
@@ -121,7 +120,7 @@ def _with_common(case: Case, answer: Answer) -> Answer:
         status=answer.status,
         actions=answer.actions,
         afterwards=afterwards,
-        events=tuple(events),
+        events=answer.events,
         look_again=tuple(look_again),
     )
 

@@ -21,7 +21,11 @@ from kubequant.api.spec import Device, Offload
 from kubequant_worker.errors import BadRequestError, InterruptedRunError, WorkerError
 from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import STUDENT, Baseline, Needs
-from kubequant_worker.methods.bounds import GPU_CONTEXT_BYTES, LIBRARIES_BYTES
+from kubequant_worker.methods.bounds import (
+    BESIDE_ACTIVATIONS,
+    GPU_CONTEXT_BYTES,
+    LIBRARIES_BYTES,
+)
 from kubequant_worker.methods.checkpoint import LARGEST_VOCABULARY
 from kubequant_worker.methods.checkpoint_check import Reference, judge_saved
 from kubequant_worker.methods.checkpoint_files import is_passenger
@@ -122,7 +126,8 @@ class Distiller(EngineQuantizer):
         learning = _LEARNING * weights + _ACTIVATION_BYTES
         on_gpu = spec.effective_device() is Device.GPU
         # A GPU's checkpoints pass through the processor's memory.
-        beside = _KEPT * weights + int(1.2 * teacher)
+        taught = int(BESIDE_ACTIVATIONS * teacher)
+        beside = _KEPT * weights + taught
         memory = LIBRARIES_BYTES + (beside if on_gpu else learning + 2 * teacher)
         kept_logits = min(KEPT_TOKENS * LARGEST_VOCABULARY * 2, 8 * (teacher + student))
         return Needs(
@@ -130,7 +135,7 @@ class Distiller(EngineQuantizer):
             scratch_bytes=sum(files.values()) + 3 * student + 3 * _KEPT * weights + kept_logits,
             memory_bytes=memory,
             comfortable_memory_bytes=memory,
-            gpu_memory_bytes=GPU_CONTEXT_BYTES + learning + int(1.2 * teacher) if on_gpu else 0,
+            gpu_memory_bytes=GPU_CONTEXT_BYTES + learning + taught if on_gpu else 0,
             memory_advice=_SMALLER,
             gpu_memory_advice=f"{_SMALLER} spec.device: CPU needs no GPU." if on_gpu else "",
         )
