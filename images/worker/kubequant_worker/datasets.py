@@ -8,6 +8,7 @@ sentence, never in code.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 import sys
@@ -57,6 +58,7 @@ class TextSet:
 
     `templated` says that the documents were written by a chat template, so that special tokens in
     them are meant as such. `marks` tell whether another text is the same (see `overlap`).
+    `files` of a user's are read, the first of them: reading stops where there is enough.
     """
 
     name: str
@@ -65,6 +67,7 @@ class TextSet:
     bundled: bool
     templated: bool = False
     marks: bytes = b""
+    files: int = 0
 
     @property
     def characters(self) -> int:
@@ -161,7 +164,7 @@ def read_dataset(
     reader = _Reader(dataset, field, template)
     documents: list[str] = []
     characters = 0
-    for path in files:
+    for number, path in enumerate(files, 1):
         for text in reader.documents(path):
             documents.append(text)
             characters += len(text)
@@ -170,11 +173,11 @@ def read_dataset(
                     f"holds more than {MOST_CHARACTERS} characters; take a part of it"
                 )
             if most_characters is not None and characters >= most_characters:
-                return reader.text_set(documents)
+                return reader.text_set(documents, files=number)
     if not documents:
         names = ", ".join(path.name for path in files[:5]) or "no file"
         raise reader.refusal(f"holds no text (read: {names})")
-    return reader.text_set(documents)
+    return reader.text_set(documents, files=len(files))
 
 
 def calibration_samples(
@@ -225,11 +228,12 @@ class _Reader:
             f"{self._field}: {self._uri} {what}", reason=FailureReason.UNUSABLE_DATASET
         )
 
-    def text_set(self, documents: Iterable[str]) -> TextSet:
-        """Return the set of what was read."""
+    def text_set(self, documents: Iterable[str], *, files: int) -> TextSet:
+        """Return the set of what was read, from so many files."""
         templated = self._template is not None
         marks = bytes(self._marks)
-        return text_set(self._uri, documents, bundled=False, templated=templated, marks=marks)
+        read = text_set(self._uri, documents, bundled=False, templated=templated, marks=marks)
+        return dataclasses.replace(read, files=files)
 
     def documents(self, path: Path) -> Iterator[str]:
         """Yield the texts of one file, empty ones left out."""

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from kubequant_worker.manifest import FileDigest
 
 _DIGEST: Final = np.dtype("<u8")
-_SENTENCE: Final = re.compile(r"\n|(?<=[.!?])\s")
-# A shorter one may stand in any text.
+# Chinese and Japanese set no space after a full stop.
+_SENTENCE: Final = re.compile("\\n|(?<=[.!?])\\s|(?<=[\u3002\uff01\uff1f])")
+# A shorter one, in bytes, may stand in any text.
 _SHORTEST_SENTENCE: Final = 32
 # One in so many may be in both: a boilerplate is no reason to refuse.
 _MOST_SHARED: Final = 10
@@ -38,8 +39,13 @@ def row_mark(row: str | list[Any]) -> bytes:
 
 def sentence_marks(text: str) -> bytes:
     """Return the marks of the sentences of plain text, one after another; without any, its own."""
-    sentences = [part for part in _SENTENCE.split(text) if len(part) >= _SHORTEST_SENTENCE]
+    parts = _SENTENCE.split(text)
+    sentences = [part for part in parts if _size(part) >= _SHORTEST_SENTENCE]
     return b"".join(map(row_mark, sentences)) or row_mark(text)
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", errors="replace"))
 
 
 def require_different(calibration: bytes, measured: bytes) -> None:

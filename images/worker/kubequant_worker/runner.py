@@ -21,6 +21,7 @@ from kubequant_worker.record import failure_of
 from kubequant_worker.redaction import Redactor
 from kubequant_worker.run import Run, report_json
 from kubequant_worker.sinks import LogLines, TerminalBar
+from kubequant_worker.sources.space import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +50,7 @@ def main() -> int:
     except OSError as error:
         said = report.failure.message if report.failure else report.outcome
         _log.error("the report could not be written (%s); it says: %s", error.strerror, said)
+        return report.exit_code if error.errno in FULL else ExitCode.BUG
     return report.exit_code
 
 

@@ -92,6 +92,7 @@ def supervise(
             status,
             interrupted=interrupted(),
             oom_killed=oom_kills() > kills_before,
+            written=layout.report.exists(),
             last_lines=list(lines),
         )
     write_termination(layout.termination_log, redactor.clean(encode_termination(report)))
@@ -146,9 +147,18 @@ def _kill_group(leader: int) -> None:
 
 
 def _report_for(
-    request: RunRequest, status: int, *, interrupted: bool, oom_killed: bool, last_lines: list[str]
+    request: RunRequest,
+    status: int,
+    *,
+    interrupted: bool,
+    oom_killed: bool,
+    written: bool,
+    last_lines: list[str],
 ) -> RunReport:
-    """Return the report of a run that left none, from how its process ended."""
+    """Return the report of a run that left none, from how its process ended.
+
+    `written` says that it left one which cannot be read.
+    """
     peak_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     # The end of a traceback says most, and a report's message is short.
     said = "\n".join(last_lines)[-LAST_CHARACTERS:]
@@ -176,7 +186,7 @@ def _report_for(
             FailureReason.INTERNAL_ERROR,
             f"The run died of {signal.Signals(-status).name}. Its last lines:\n{said}",
         )
-    if status in UNREPORTED:
+    if status in UNREPORTED and not written:
         return failed_report(
             request,
             ExitCode(status),
@@ -184,11 +194,12 @@ def _report_for(
             f"The run ended, and its report could not be written. Its last lines:\n{said}",
             advice="Set spec.pod.scratch.size (in a cluster) or --work-dir (here) to a larger one.",
         )
+    left = "a report that cannot be read" if written else "no report"
     return failed_report(
         request,
         ExitCode.BUG,
         FailureReason.INTERNAL_ERROR,
-        f"The run ended with exit code {status} and no report. Its last lines:\n{said}",
+        f"The run ended with exit code {status} and {left}. Its last lines:\n{said}",
     )
 
 

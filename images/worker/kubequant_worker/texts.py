@@ -62,7 +62,7 @@ class Texts:
         if Role.CALIBRATION in self._read and not text.bundled:
             learned = self._read[Role.CALIBRATION]
             require_other_files(
-                self._files.get(Role.CALIBRATION, ()), self._files[Role.MEASUREMENT]
+                self._files.get(Role.CALIBRATION, ()), self._files[Role.MEASUREMENT][: text.files]
             )
             require_different(learned.marks, text.marks)
         return text

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SENTENCES = [f"This is sentence number {n} of a text that somebody wrote." for n in range(400)]
 OTHERS = [f"Another author wrote sentence {n}, which is nowhere else." for n in range(400)]
+JAPANESE = [f"これは誰かが書いた文章の{n}番目の文です。" for n in range(400)]
 PREAMBLE = "Below is an instruction that describes a task. Write a response that completes it."
 
 
@@ -72,6 +73,11 @@ SAME: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str]]] = {
         {"a/text.txt": " ".join(SENTENCES)},
         {},
         {"b/text.txt": " ".join(["A sentence more.", *SENTENCES])},
+    ),
+    "Japanese text, which has no spaces, with a sentence more at its head": (
+        {"a/text.txt": "".join(JAPANESE)},
+        {},
+        {"b/text.txt": "".join(["もう一つの文。", *JAPANESE])},
     ),
     "plain text with a line more, of which one side is written as chats": (
         {"a/text.txt": "\n".join(SENTENCES)},
@@ -149,3 +155,14 @@ def test_a_file_and_the_folder_that_holds_it_are_the_same_text(tmp_path: Path) -
 
     with pytest.raises(BadRequestError, match=r"its files, or the same bytes \(text\.jsonl\)"):
         one.evaluation()
+
+
+def test_a_file_that_is_not_read_for_it_is_enough_read_already_measures_nothing(
+    tmp_path: Path,
+) -> None:
+    enough = [f"{text} {n}" for n in range(50) for text in OTHERS]  # for maxTokens
+    files = {"a/shared.jsonl": rows(SENTENCES * 10), "b/first.jsonl": rows(enough)}
+    one = written(tmp_path, (files, {}, {"b/shared.jsonl": files["a/shared.jsonl"]}))
+    one.calibration()
+
+    assert one.evaluation().files == 1

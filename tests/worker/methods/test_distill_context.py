@@ -9,7 +9,7 @@ from tests.api.cases import SMALLEST
 
 from kubequant.api.resource import read_manifest
 from kubequant_worker.errors import BadRequestError
-from kubequant_worker.methods.distill_context import common_context, context_note
+from kubequant_worker.methods.distill_context import ENDLESS, common_context, context_note
 
 if TYPE_CHECKING:
     from kubequant.api.spec import QuantizationJobSpec
@@ -79,7 +79,7 @@ def test_what_one_of_them_cannot_give_is_refused(fields: dict[str, Any], field: 
 
     assert refusal.value.message == (
         f"{field}: 1500 tokens are more than both models take: the teacher's context has 2048 "
-        "tokens, and the student's 1024"
+        "tokens, and the student's has 1024 tokens"
     )
     assert refusal.value.advice.startswith(f"set {field} to 1024 or less")
 
@@ -87,6 +87,15 @@ def test_what_one_of_them_cannot_give_is_refused(fields: dict[str, Any], field: 
 def test_that_one_is_shorter_is_told() -> None:
     assert context_note(teacher=512, student=512) == ""
     assert context_note(teacher=2048, student=1024) == (
-        "The teacher's context has 2048 tokens and the student's 1024: texts of at most 1024 are "
-        "trained on and measured."
+        "The teacher's context has 2048 tokens and the student's has 1024 tokens: texts of at most "
+        "1024 are trained on and measured."
     )
+
+
+def test_a_context_that_no_config_states_has_no_number() -> None:
+    assert context_note(teacher=ENDLESS, student=1024) == (
+        "The teacher's context has no stated end and the student's has 1024 tokens: texts of at "
+        "most 1024 are trained on and measured."
+    )
+    with pytest.raises(BadRequestError, match="the teacher's context has no stated end, and"):
+        common_context(asked(**measured(1500)), teacher=ENDLESS, student=1024)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from tests.worker.stores.places import DIGEST, NAME, folder_store
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import AccessError, BadRequestError, UnavailableError
 from kubequant_worker.stores import Place, open_store
+from kubequant_worker.stores.folder import FolderBackend
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,3 +91,23 @@ def test_something_else_named_manifest_is_not_taken_for_one(tmp_path: Path) -> N
 def test_an_address_of_another_kind_is_refused() -> None:
     with pytest.raises(BadRequestError, match="starts with s3://, pvc://, file://"):
         open_store(Place("ftp://host/models"), name=NAME, digest=DIGEST)
+
+
+def test_a_small_file_is_written_again_that_another_publisher_sweeps_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = FolderBackend("file:///out", tmp_path / "out", "spec.output.uri")
+    sweeps = []
+
+    def swept(descriptor: int) -> None:
+        fsync(descriptor)
+        if len(sweeps) < 3:
+            sweeps.append(other.sweep())
+
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", swept)
+    one = FolderBackend("file:///out", tmp_path / "out", "spec.output.uri")
+    tag = one.create("claim", b"mine")
+    assert one.replace("claim", b"mine again", tag)
+    assert (tmp_path / "out" / "claim").read_bytes() == b"mine again"
+    assert len(sweeps) == 3

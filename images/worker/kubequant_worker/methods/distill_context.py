@@ -7,7 +7,7 @@ nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kubequant.api.evaluation import Measurement
 from kubequant_worker.errors import BadRequestError
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from kubequant.api.base import Model
     from kubequant.api.spec import QuantizationJobSpec
+
+# What a model takes whose config states no length, since its positions need no table.
+ENDLESS: Final = 1 << 20
 
 
 def common_context(spec: QuantizationJobSpec, *, teacher: int, student: int) -> int:
@@ -32,7 +35,7 @@ def common_context(spec: QuantizationJobSpec, *, teacher: int, student: int) -> 
         if asked > least:
             raise BadRequestError(
                 f"{field}: {asked} tokens are more than both models take: the teacher's context "
-                f"has {teacher} tokens, and the student's {student}",
+                f"{_told(teacher)}, and the student's {_told(student)}",
                 advice=f"set {field} to {least} or less, or remove it, which takes that much",
             )
     return least
@@ -57,6 +60,10 @@ def context_note(*, teacher: int, student: int) -> str:
     if teacher == student:
         return ""
     return (
-        f"The teacher's context has {teacher} tokens and the student's {student}: texts of at most "
-        f"{min(teacher, student)} are trained on and measured."
+        f"The teacher's context {_told(teacher)} and the student's {_told(student)}: texts of at "
+        f"most {min(teacher, student)} are trained on and measured."
     )
+
+
+def _told(context: int) -> str:
+    return "has no stated end" if context == ENDLESS else f"has {context} tokens"

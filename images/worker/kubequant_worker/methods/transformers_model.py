@@ -19,6 +19,7 @@ from kubequant_worker.chat import chat_template
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.runtime import FloatRows, Generation, Stops, TokenArray
 from kubequant_worker.methods import older_transformers
+from kubequant_worker.methods.distill_context import ENDLESS
 from kubequant_worker.methods.gptqmodel_kernels import loading_arguments
 from kubequant_worker.methods.stopwatch import Loaded
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 # values of those before it kept.
 PIECE_BYTES = 128 << 20
 # Where a config names no context at all, as for models whose positions have no end.
-_ENDLESS = 1 << 20
 # The formats whose modules compute on a CPU as its instructions have it, and the module that makes
 # them compute in the type that they are loaded in.
 _ON_CPU: Final = {"bitsandbytes": "kubequant_worker.methods.bits_and_bytes_cpu"}
@@ -113,7 +113,7 @@ def context_length(path: Path, *, trust_remote_code: bool) -> int:
 
 def _context_length(config: Any) -> int:
     found = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(found or _ENDLESS)
+    return int(found or ENDLESS)
 
 
 def _import_architecture(path: Path, *, trust_remote_code: bool) -> None:

@@ -13,7 +13,7 @@ import hashlib
 import os
 import secrets
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from kubequant.api.contract import FailureReason
@@ -35,6 +35,8 @@ STAGING = ".staging"
 LOCK = ".claim.lock"
 PIECE_BYTES = 4 * 1024 * 1024
 LOCK_SECONDS = 30.0
+# How often a small file is written that others delete before it is there.
+SMALL_TRIES = 10
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -81,14 +83,12 @@ class FolderBackend:
     def create(self, name: str, body: bytes) -> str:
         """Write a small file that must be absent."""
         with self._errors(f"writing {name}"):
-            return self._make_visible(self._write_aside(body), self._root / name, None)
+            return self._write_small(name, body, None)
 
     def replace(self, name: str, body: bytes, tag: str) -> str:
         """Write a small file that must have `tag`."""
         with self._errors(f"writing {name}"):
-            staged = self._write_aside(body)
-            with self._locked():
-                return self._make_visible(staged, self._root / name, tag)
+            return self._write_small(name, body, tag)
 
     def remove(self, name: str, tag: str) -> None:
         """Delete a small file that has `tag`, and with it the lock and the staging folder."""
@@ -203,14 +203,25 @@ class FolderBackend:
             while piece := file.read(PIECE_BYTES):
                 yield piece
 
+    def _write_small(self, name: str, body: bytes, expected: str | None) -> str:
+        """Write a small file, again where another publisher sweeps or tidies it away meanwhile."""
+        for _ in range(SMALL_TRIES):
+            with suppress(GoneError):
+                staged = self._write_aside(body)
+                with nullcontext() if expected is None else self._locked():
+                    return self._make_visible(staged, self._root / name, expected)
+        raise FileNotFoundError(errno.ENOENT, "others delete it before it is there", name)
+
     def _write_aside(self, body: bytes) -> Path:
-        (self._root / STAGING).mkdir(parents=True, exist_ok=True)
         path = self._root / STAGING / secrets.token_hex(16)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as file:
                 file.write(body)
                 file.flush()
                 os.fsync(file.fileno())
+        except FileNotFoundError as error:
+            raise GoneError(path.name) from error
         except OSError:
             path.unlink(missing_ok=True)
             raise
