@@ -284,7 +284,7 @@ class Record:
             window_losses=reported_losses(measured) if losses else (),
             standard_error=decimal_text(measured.standard_error),
             tokens=measured.tokens,
-            windows=len(measured.window_tokens),
+            windows=len(measured.window_losses),
             context_length=self.context_length,
             mean_log_likelihood=decimal_text(-measured.mean_loss, 6),
         )

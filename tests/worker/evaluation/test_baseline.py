@@ -164,4 +164,4 @@ def test_only_a_report_with_the_same_digest_and_all_windows_counts() -> None:
 def test_a_report_keeps_the_losses_of_a_bounded_number_of_windows() -> None:
     losses = np.ones(MOST_WINDOWS + 1)
 
-    assert reported_losses(Perplexity(1.0, 0.0, 0.0, 1, losses, losses)) == ()
+    assert reported_losses(Perplexity(1.0, 0.0, 0.0, 1, losses, losses, losses)) == ()

@@ -147,10 +147,10 @@ def test_divergence_and_agreement_are_scipys_on_the_dumped_logits(
         after = log_softmax(rows_of(runtime, cut).astype(np.float64), axis=1)
     divergences = rel_entr(np.exp(before), np.exp(after)).sum(axis=1)
     agreed = before.argmax(axis=1) == after.argmax(axis=1)
-    # Windows are the clusters: their own means spread as the mean's error says.
+    # Six windows are few: sixteen blocks' own means spread as the mean's error says.
     errors = []
     for values in (divergences, agreed):
-        groups = np.split(values, np.cumsum([len(piece) for piece in cut.targets])[:-1])
+        groups = np.split(values, [step * len(values) // 16 for step in range(1, 16)])
         sums = [group.sum() - values.mean() * len(group) for group in groups]
         count = len(groups)
         errors.append(math.sqrt(count / (count - 1) * np.square(sums).sum()) / len(values))
@@ -208,4 +208,4 @@ def test_more_noise_never_measures_better_beyond_its_error(by_noise: list[Compar
         error = math.hypot(less.agreement_standard_error, more.agreement_standard_error)
         assert more.top_token_agreement_percent < less.top_token_agreement_percent + 2 * error
     worst = by_noise[-1]
-    assert worst.perplexity_increase_percent > 10 * worst.perplexity_increase_standard_error > 0
+    assert worst.perplexity_increase_percent > 5 * worst.perplexity_increase_standard_error > 0

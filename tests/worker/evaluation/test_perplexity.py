@@ -157,32 +157,34 @@ def test_one_window_longer_than_the_bound_is_kept_in_part() -> None:
 
 
 def test_the_standard_error_takes_windows_as_clusters() -> None:
-    losses, counts = np.array([10.0, 30.0, 20.0]), np.array([10.0, 10.0, 10.0])
-    found = perplexity(losses, counts, np.full(30, 2.0))
+    means = DRAW.normal(2, 0.5, 20)
+    found = perplexity([np.full(10, mean) for mean in means])
     # For clusters of one size: the standard deviation of the means over the root of their number.
-    expected = np.std([1.0, 3.0, 2.0], ddof=1) / math.sqrt(3)
-    assert found.mean_loss == 2
-    assert found.standard_error == pytest.approx(math.exp(2) * expected)
-
-
-def test_a_single_window_falls_back_to_its_tokens() -> None:
-    tokens = DRAW.exponential(3, 400)
-    found = perplexity(np.array([tokens.sum()]), np.array([400.0]), tokens)
-    expected = found.value * tokens.std(ddof=1) / 20
-    assert found.standard_error == pytest.approx(expected)
+    expected = np.std(means, ddof=1) / math.sqrt(20)
+    assert found.mean_loss == pytest.approx(means.mean())
+    assert found.standard_error == pytest.approx(found.value * expected)
 
 
 def test_the_standard_error_is_what_repeated_texts_show() -> None:
     # Many texts whose windows differ are drawn; their means spread as far as the error says.
     means, errors = [], []
     for _ in range(400):
-        counts = DRAW.integers(20, 60, 30).astype(float)
-        level = DRAW.normal(3, 0.5, 30)
-        losses = counts * level + DRAW.normal(0, 1, 30) * np.sqrt(counts)
-        found = perplexity(losses, counts, np.zeros(2))
+        counts = DRAW.integers(30, 60, 30)
+        found = perplexity([DRAW.normal(DRAW.normal(3, 0.5), 1, count) for count in counts])
         means.append(found.mean_loss)
         errors.append(found.standard_error / found.value)
     assert np.mean(errors) == pytest.approx(np.std(means), rel=0.1)
+
+
+def test_a_single_window_is_paired_too(tmp_path: Path) -> None:
+    pieces = windows(STREAM, context_length=2000, bos_token=0, max_tokens=1000)
+    original = measure_original(Table(TABLE), pieces, keep=tmp_path / "kept", meter=Recorder())
+    almost = Table((TABLE * 0.999).astype(np.float32))
+    comparison = measure_variant(almost, pieces, original, meter=Recorder())
+    own = 100 * original.perplexity.standard_error / original.perplexity.value
+
+    assert len(pieces.inputs) == 1
+    assert 0 < comparison.perplexity_increase_standard_error < own / 20
 
 
 def test_the_increase_is_known_better_than_either_perplexity(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from kubequant_worker.evaluation.perplexity import (
     Windows,
     kept_rows,
     measure_original,
-    perplexity,
+    perplexity_of_windows,
 )
 
 if TYPE_CHECKING:
@@ -101,12 +101,14 @@ def taken_original(
 ) -> Original | None:
     """Return what measuring the original would give, computing only the windows that are kept.
 
-    None where that would spare nothing, or where those windows' losses are not the earlier ones.
+    None where that would spare nothing, where the windows are too few for an error by their sums,
+    or where those windows' losses are not the earlier ones.
     `meter` counts tokens; its total is set here. See `measure_original` for `keep` and errors.
     """
     rows = kept_rows(cut, KEPT_TOKENS)
     chosen = [window for window, kept in enumerate(rows) if kept]
-    if len(chosen) == len(rows):
+    known = perplexity_of_windows(earlier.window_losses, [len(piece) for piece in cut.targets])
+    if len(chosen) == len(rows) or known is None:
         return None
     part = _part(cut, chosen)
     meter.set_total(part.scored_tokens)
@@ -114,10 +116,9 @@ def taken_original(
     expected = earlier.window_losses[chosen]
     if not np.allclose(measured.perplexity.window_losses, expected, rtol=_SAME, atol=0):
         return None
-    counts = np.array([float(len(piece)) for piece in cut.targets])
     kept = measured.kept
     return Original(
-        perplexity(earlier.window_losses, counts, np.empty(0)),
+        known,
         KeptLogits(kept.path, kept.tokens, kept.vocabulary_size, rows, kept.top_tokens),
     )
 

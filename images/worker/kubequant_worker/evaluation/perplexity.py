@@ -18,6 +18,12 @@ import numpy.typing as npt
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
+from kubequant_worker.evaluation.clusters import (
+    cluster_sizes,
+    cluster_starts,
+    mean_error,
+    ratio_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,8 +58,9 @@ class Windows:
 class Perplexity:
     """The token-weighted perplexity of a text and its standard error, with what they came from.
 
-    `window_losses[i]` is the sum of the negative log-likelihoods, in nats, of the
-    `window_tokens[i]` targets of window i.
+    `window_losses[i]` is the sum of the negative log-likelihoods, in nats, of the targets of window
+    i; `cluster_losses` and `cluster_sizes` are sums and numbers of targets by what the error is
+    reckoned with (`clusters`).
     """
 
     value: float
@@ -61,7 +68,8 @@ class Perplexity:
     mean_loss: float
     tokens: int
     window_losses: FloatArray = field(repr=False)
-    window_tokens: FloatArray = field(repr=False)
+    cluster_losses: FloatArray = field(repr=False)
+    cluster_sizes: FloatArray = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +104,10 @@ class Original:
 class Comparison:
     """A variant against its original, on the same tokens.
 
-    `perplexity_increase_percent` has a paired standard error (by windows), far smaller than the two
+    `perplexity_increase_percent` has a paired standard error, far smaller than the two
     perplexities' own. The divergence is KL(original || variant) of the next-token distributions, in
     nats, mean per token; agreement is how often both find the same token most likely. The errors of
-    both means are by windows too.
+    both means are by clusters too.
     """
 
     perplexity: Perplexity
@@ -148,49 +156,51 @@ def windows(
     return Windows(tuple(inputs), tuple(targets), context_length, scored)
 
 
-def perplexity(losses: FloatArray, counts: FloatArray, token_losses: FloatArray) -> Perplexity:
+def perplexity(token_losses: Sequence[FloatArray]) -> Perplexity:
+    """Return the perplexity of windows whose targets have these losses, in nats.
+
+    The mean loss is a ratio of two sums over clusters of tokens; the perplexity's error follows
+    from its by the delta method.
+    """
+    starts = cluster_starts([len(losses) for losses in token_losses])
+    every = np.concatenate(token_losses)
+    return _perplexity(
+        np.array([losses.sum() for losses in token_losses]),
+        np.add.reduceat(every, starts),
+        cluster_sizes(starts, len(every)),
+    )
+
+
+def perplexity_of_windows(losses: FloatArray, lengths: Sequence[int]) -> Perplexity | None:
     """Return the perplexity of windows with these sums of losses and numbers of targets.
 
-    The mean loss is a ratio of two sums over windows, and tokens of one window depend on each
-    other, so the windows are the clusters of its standard error (the ratio estimator's
-    linearization: Cochran, Sampling Techniques, 3rd edition, section 6.4); the perplexity's follows
-    by the delta method. With fewer than two windows the tokens (`token_losses`) have to serve, as
-    if they were independent.
+    None where the windows are too few to be the clusters of the error.
     """
-    total = float(counts.sum())
-    mean = float(losses.sum()) / total
-    if len(losses) > 1:
-        error = _cluster_error(losses - mean * counts, total)
-    else:
-        error = float(token_losses.std(ddof=1)) / math.sqrt(total)
+    starts = cluster_starts(lengths)
+    edges = np.concatenate(([0], np.cumsum(lengths)))
+    if not np.isin(starts, edges).all():
+        return None
+    sums = np.add.reduceat(losses, np.searchsorted(edges, starts))
+    return _perplexity(losses, sums, cluster_sizes(starts, int(edges[-1])))
+
+
+def _perplexity(windows: FloatArray, clusters: FloatArray, sizes: FloatArray) -> Perplexity:
+    total = float(sizes.sum())
+    mean = float(windows.sum()) / total
     value = math.exp(min(mean, 700.0))
-    return Perplexity(value, value * error, mean, int(total), losses, counts)
-
-
-def _cluster_error(residuals: FloatArray, total: float) -> float:
-    """Return the standard error of a ratio of sums from its clusters' residuals."""
-    clusters = len(residuals)
-    return math.sqrt(clusters / (clusters - 1) * float(np.square(residuals).sum())) / total
+    error = value * ratio_error(clusters, sizes)
+    return Perplexity(value, error, mean, int(total), windows, clusters, sizes)
 
 
 def increase(original: Perplexity, variant: Perplexity) -> tuple[float, float]:
     """Return the increase in percent and its standard error, both measured on the same windows.
 
-    The losses are subtracted window by window before their spread is taken, so what the windows
+    The losses are subtracted cluster by cluster before their spread is taken, so what the clusters
     have in common (some text is harder than other) falls out.
     """
-    difference = variant.mean_loss - original.mean_loss
-    ratio = math.exp(min(difference, 700.0))
-    if len(variant.window_losses) > 1:
-        residuals = (variant.window_losses - original.window_losses) - (
-            difference * variant.window_tokens
-        )
-        error = _cluster_error(residuals, variant.tokens)
-    else:
-        error = math.hypot(
-            original.standard_error / original.value, variant.standard_error / variant.value
-        )
-    return 100 * (ratio - 1), 100 * ratio * error
+    ratio = math.exp(min(variant.mean_loss - original.mean_loss, 700.0))
+    differences = variant.cluster_losses - original.cluster_losses
+    return 100 * (ratio - 1), 100 * ratio * ratio_error(differences, variant.cluster_sizes)
 
 
 def kept_rows(cut: Windows, most_tokens: int = KEPT_TOKENS) -> tuple[int, ...]:
@@ -244,9 +254,7 @@ class _Pass:
 
     def perplexity(self) -> Perplexity:
         """Return what the losses amount to."""
-        sums = np.array([loss.sum() for loss in self.losses])
-        counts = np.array([float(len(loss)) for loss in self.losses])
-        return perplexity(sums, counts, np.concatenate(self.losses))
+        return perplexity(self.losses)
 
 
 def measure_original(
@@ -321,19 +329,19 @@ def measure_variant(
         _tell(meter, piece.window, len(piece.rows), cut)
     measured = run.perplexity()
     change, change_error = increase(original.perplexity, measured)
-    clusters = [rows for rows in kept.rows if rows]
+    lengths = [rows for rows in kept.rows if rows]
     median, percentile99, most = np.quantile(divergences, (0.5, 0.99, 1.0))
     return Comparison(
         perplexity=measured,
         perplexity_increase_percent=change,
         perplexity_increase_standard_error=change_error,
         mean_kl_divergence=float(divergences.mean()),
-        kl_standard_error=_mean_error(divergences, clusters),
+        kl_standard_error=mean_error(divergences, lengths),
         median_kl_divergence=float(median),
         kl_percentile99=float(percentile99),
         most_kl_divergence=float(most),
         top_token_agreement_percent=100 * float(agreed.mean()),
-        agreement_standard_error=100 * _mean_error(agreed, clusters),
+        agreement_standard_error=100 * mean_error(agreed, lengths),
         compared_tokens=kept.tokens,
     )
 
@@ -354,15 +362,6 @@ def divergence(reference: FloatRows, shifted: FloatRows, log_sum: FloatArray) ->
     mean_difference = np.einsum("ij,ij->i", weights, reference) / total
     divergences: FloatArray = np.maximum(mean_difference - np.log(total) + log_sum, 0.0)
     return divergences
-
-
-def _mean_error(values: FloatArray, cluster_sizes: list[int]) -> float:
-    """Return the standard error of the mean of `values`, which come in clusters of these sizes."""
-    if len(cluster_sizes) < 2:  # noqa: PLR2004 - a spread needs two
-        return float(values.std(ddof=1)) / math.sqrt(len(values))
-    edges = np.concatenate(([0], np.cumsum(cluster_sizes)[:-1]))
-    sums = np.add.reduceat(values, edges)
-    return _cluster_error(sums - values.mean() * np.array(cluster_sizes), len(values))
 
 
 def _blocks(first: int, rows: FloatRows, size: int) -> Sequence[tuple[int, FloatRows]]:
