@@ -17,6 +17,7 @@ from tests.worker.evaluation.runtimes import Table
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.perplexity import (
+    KEPT_TOKENS,
     Comparison,
     Original,
     Windows,
@@ -43,11 +44,12 @@ def cut(bos_token: int | None = 0, tokens: int = 1000) -> Windows:
 
 
 def measured(
-    folder: Path, table: npt.NDArray[np.float32], **kept: int
+    folder: Path, table: npt.NDArray[np.float32], most_kept: int = KEPT_TOKENS
 ) -> tuple[Original, Comparison]:
     pieces = cut()
+    rows = kept_rows(pieces, most_kept)
     original = measure_original(
-        Table(TABLE), pieces, keep=folder / "kept", meter=Recorder(), **kept
+        Table(TABLE), pieces, keep=folder / "kept", meter=Recorder(), rows=rows
     )
     return original, measure_variant(Table(table), pieces, original, meter=Recorder())
 
@@ -142,18 +144,53 @@ def test_another_vocabulary_cannot_be_compared(tmp_path: Path) -> None:
 
 
 def test_what_waits_on_disk_is_bounded_and_spread_over_the_text(tmp_path: Path) -> None:
-    original, comparison = measured(tmp_path, WORSE, most_kept_tokens=200)
+    original, comparison = measured(tmp_path, WORSE, most_kept=400)
     assert (tmp_path / "kept").stat().st_size == original.kept.tokens * VOCABULARY * 2
-    assert 100 < original.kept.tokens <= 200
+    assert 300 < original.kept.tokens <= 400
     assert comparison.compared_tokens == original.kept.tokens
-    chosen = [index for index, rows in enumerate(original.kept.rows) if rows]
-    assert len(chosen) == 3
-    assert np.diff(chosen).min() >= 4
+    assert all(original.kept.rows)
 
 
-def test_one_window_longer_than_the_bound_is_kept_in_part() -> None:
-    pieces = windows(STREAM, context_length=2000, bos_token=0, max_tokens=1000)
-    assert kept_rows(pieces, 300) == (300,)
+def test_what_is_kept_is_compared_with_the_same_positions(tmp_path: Path) -> None:
+    original, comparison = measured(tmp_path, WORSE, most_kept=400)
+    inputs = np.concatenate(
+        [
+            piece[rows.start : rows.stop]
+            for piece, rows in zip(cut().inputs, original.kept.rows, strict=True)
+        ]
+    )
+    right = log_softmax(TABLE[inputs].astype(np.float64), axis=1)
+    wrong = log_softmax(WORSE[inputs].astype(np.float64), axis=1)
+    divergence = rel_entr(np.exp(right), np.exp(wrong)).sum(axis=1).mean()
+
+    assert comparison.mean_kl_divergence == pytest.approx(divergence, rel=1e-3)
+    agreement = (right.argmax(axis=1) == wrong.argmax(axis=1)).mean()
+    assert comparison.top_token_agreement_percent == pytest.approx(100 * agreement)
+
+
+@pytest.mark.parametrize(
+    ("context", "parts"),
+    [
+        pytest.param(512, 16, id="short windows whole"),
+        pytest.param(2048, 16, id="a quarter of every second"),
+        pytest.param(4096, 16, id="an eighth of each"),
+        pytest.param(8192, 8, id="fewer windows, an eighth of each"),
+        pytest.param(32768, 2, id="two windows"),
+        pytest.param(65536, 1, id="one window"),
+    ],
+)
+def test_rows_are_kept_of_as_many_windows_as_an_error_needs(context: int, parts: int) -> None:
+    stream = np.ones(65536, np.int32)
+    pieces = windows(stream, context_length=context, bos_token=0, max_tokens=65536)
+    rows = kept_rows(pieces)
+    kept = [part for part in rows if part]
+
+    assert len(kept) == parts
+    assert 0.98 * KEPT_TOKENS < sum(map(len, kept)) <= KEPT_TOKENS
+    assert all(part.stop <= len(piece) for part, piece in zip(rows, pieces.targets, strict=True))
+    # Long and short contexts are about as frequent among the kept as among all.
+    positions = np.concatenate([np.array(part) for part in kept])
+    assert positions.mean() == pytest.approx(context / 2, rel=0.01 if parts >= 8 else 0.15)
 
 
 def test_the_standard_error_takes_windows_as_clusters() -> None:

@@ -1,15 +1,15 @@
 """The original's losses as an earlier run measured them, taken instead of measured again.
 
 What decides them has a digest: the model's files, the tokens and their windows, and the runtime
-with its version and number type. Losses count only with that digest, and only where the windows
-whose logits this run needs anyway come out the same once more.
+with its version and number type. Losses count only with that digest, and only where those of the
+windows that this run computes to their ends come out the same once more.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -19,7 +19,6 @@ from kubequant.api.fields import decimal_text
 from kubequant.api.problems import InvalidInputError, parse_json
 from kubequant_worker.evaluation.perplexity import (
     KEPT_TOKENS,
-    KeptLogits,
     Original,
     Windows,
     kept_rows,
@@ -99,35 +98,34 @@ def earlier_losses(
 def taken_original(
     runtime: Runtime, cut: Windows, earlier: Earlier, *, keep: Path, meter: Meter
 ) -> Original | None:
-    """Return what measuring the original would give, computing only the windows that are kept.
+    """Return what measuring the original would give, computing only as far as logits are kept.
 
     None where that would spare nothing, where the windows are too few for an error by their sums,
-    or where those windows' losses are not the earlier ones.
-    `meter` counts tokens; its total is set here. See `measure_original` for `keep` and errors.
+    or where the losses of those that are computed whole are not the earlier ones. `meter` counts
+    tokens; its total is set here. See `measure_original` for `keep` and errors.
     """
     rows = kept_rows(cut, KEPT_TOKENS)
+    lengths = [len(piece) for piece in cut.targets]
+    known = perplexity_of_windows(earlier.window_losses, lengths)
     chosen = [window for window, kept in enumerate(rows) if kept]
-    known = perplexity_of_windows(earlier.window_losses, [len(piece) for piece in cut.targets])
-    if len(chosen) == len(rows) or known is None:
+    whole = np.array([rows[window].stop == lengths[window] for window in chosen])
+    if len(chosen) == len(rows) or known is None or not whole.any():
         return None
-    part = _part(cut, chosen)
+    part = _part(cut, rows)
     meter.set_total(part.scored_tokens)
-    measured = measure_original(runtime, part, keep=keep, meter=meter)
-    expected = earlier.window_losses[chosen]
-    if not np.allclose(measured.perplexity.window_losses, expected, rtol=_SAME, atol=0):
+    kept = [rows[window] for window in chosen]
+    measured = measure_original(runtime, part, keep=keep, meter=meter, rows=kept)
+    found = measured.perplexity.window_losses[whole]
+    expected = earlier.window_losses[chosen][whole]
+    if not np.allclose(found, expected, rtol=_SAME, atol=0):
         return None
-    kept = measured.kept
-    return Original(
-        known,
-        KeptLogits(kept.path, kept.tokens, kept.vocabulary_size, rows, kept.top_tokens),
-    )
+    return Original(known, replace(measured.kept, rows=rows))
 
 
-def _part(cut: Windows, chosen: Sequence[int]) -> Windows:
-    targets = tuple(cut.targets[window] for window in chosen)
-    return Windows(
-        tuple(cut.inputs[window] for window in chosen),
-        targets,
-        cut.context_length,
-        sum(len(piece) for piece in targets),
+def _part(cut: Windows, rows: Sequence[range]) -> Windows:
+    """Return the windows of which rows are kept, each as far as these go."""
+    targets = tuple(
+        piece[: kept.stop] for piece, kept in zip(cut.targets, rows, strict=True) if kept
     )
+    inputs = tuple(piece[: kept.stop] for piece, kept in zip(cut.inputs, rows, strict=True) if kept)
+    return Windows(inputs, targets, cut.context_length, sum(len(piece) for piece in targets))

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.clusters import (
+    LEAST_CLUSTERS,
     cluster_sizes,
     cluster_starts,
     mean_error,
@@ -78,14 +79,14 @@ class KeptLogits:
 
     The file holds float16 of shape (tokens, vocabulary): each row less its maximum, since what
     matters for a distribution are the logits near the maximum, and there float16 is finest.
-    `rows[i]` counts the rows of window i that were kept, from its first position on; `top_tokens`
-    are the arg max of each kept row.
+    `rows[i]` are the positions of window i that were kept; `top_tokens` are the arg max of each
+    kept row.
     """
 
     path: Path
     tokens: int
     vocabulary_size: int
-    rows: tuple[int, ...]
+    rows: tuple[range, ...]
     top_tokens: npt.NDArray[np.int64] = field(repr=False)
 
 
@@ -203,19 +204,33 @@ def increase(original: Perplexity, variant: Perplexity) -> tuple[float, float]:
     return 100 * (ratio - 1), 100 * ratio * ratio_error(differences, variant.cluster_sizes)
 
 
-def kept_rows(cut: Windows, most_tokens: int = KEPT_TOKENS) -> tuple[int, ...]:
-    """Return how many rows of each window to keep.
+def kept_rows(cut: Windows, most_tokens: int = KEPT_TOKENS) -> tuple[range, ...]:
+    """Return which positions of each window to keep, at most `most_tokens` in all.
 
-    Whole windows, spread evenly, `most_tokens` in all.
+    A part of many windows says more than all of a few, whose tokens depend on each other. The
+    windows are spread evenly over the text, and their parts evenly over the positions, as long and
+    short contexts lose differently. A tail of less than half a window is left out.
     """
     lengths = [len(piece) for piece in cut.targets]
+    if sum(lengths) <= most_tokens:
+        return tuple(range(length) for length in lengths)
     longest = max(lengths)
-    if longest >= most_tokens:
-        first = lengths.index(longest)
-        return tuple(most_tokens if index == first else 0 for index in range(len(lengths)))
-    wanted = min(len(lengths), most_tokens // longest)
-    chosen = {(2 * step + 1) * len(lengths) // (2 * wanted) for step in range(wanted)}
-    return tuple(length if index in chosen else 0 for index, length in enumerate(lengths))
+    whole = [index for index, length in enumerate(lengths) if 2 * length >= longest]
+    count = min(len(whole), max(LEAST_CLUSTERS, most_tokens // longest))
+    parts = math.ceil(longest / (most_tokens // count))
+    kept = [range(0)] * len(lengths)
+    for step in range(count):
+        window = whole[(2 * step + 1) * len(whole) // (2 * count)]
+        part = step % parts if parts <= count else (2 * step + 1) * parts // (2 * count)
+        length = lengths[window]
+        kept[window] = range(part * length // parts, (part + 1) * length // parts)
+    return tuple(kept)
+
+
+def _overlap(kept: range, first: int, last: int) -> slice:
+    """Return which of the rows at `first` to `last` are kept, counted from `first`."""
+    start = min(max(kept.start, first), last)
+    return slice(start - first, max(min(kept.stop, last), start) - first)
 
 
 class _Pass:
@@ -263,31 +278,32 @@ def measure_original(
     *,
     keep: Path,
     meter: Meter,
-    most_kept_tokens: int = KEPT_TOKENS,
+    rows: Sequence[range] | None = None,
 ) -> Original:
     """Measure the original on `cut` and keep the logits of a bounded number of tokens in `keep`.
 
+    `rows` are the positions of each window to keep, `kept_rows` unless they are given.
     `meter` counts tokens, `scored_tokens` of them in all; its total is the caller's to set.
 
     Raises:
         BadRequestError: The model computes what are not numbers.
         OSError: The scratch space is full.
     """
-    rows_kept = kept_rows(cut, most_kept_tokens)
+    rows_kept = kept_rows(cut) if rows is None else tuple(rows)
     run = _Pass(cut, runtime.vocabulary_size)
     tops: list[npt.NDArray[np.int64]] = []
     with keep.open("wb") as file:
         for piece in runtime.logits(cut.inputs):
-            for first, rows in _blocks(piece.first_position, piece.rows, run.block_rows):
-                last = first + len(rows)
+            for first, block in _blocks(piece.first_position, piece.rows, run.block_rows):
+                last = first + len(block)
                 targets = cut.targets[piece.window][first:last]
                 losses = run.losses[piece.window][first:last]
-                top, shifted, _ = run.block(rows, targets, losses)
-                wanted = min(rows_kept[piece.window] - first, len(rows))
-                if wanted > 0:
-                    np.maximum(shifted, np.finfo(np.float16).min, out=shifted)
-                    file.write(shifted[:wanted].astype(np.float16).data)
-                    tops.append(top[:wanted])
+                top, shifted, _ = run.block(block, targets, losses)
+                wanted = _overlap(rows_kept[piece.window], first, last)
+                if wanted.stop > wanted.start:
+                    near = np.maximum(shifted[wanted], np.finfo(np.float16).min)
+                    file.write(near.astype(np.float16).data)
+                    tops.append(top[wanted])
             _tell(meter, piece.window, len(piece.rows), cut)
     top_tokens = np.concatenate(tops)
     kept = KeptLogits(keep, len(top_tokens), runtime.vocabulary_size, rows_kept, top_tokens)
@@ -311,7 +327,9 @@ def measure_variant(
         )
     run = _Pass(cut, runtime.vocabulary_size)
     references = np.memmap(kept.path, np.float16, "r", shape=(kept.tokens, kept.vocabulary_size))
-    starts = np.concatenate(([0], np.cumsum(kept.rows)))
+    lengths = [len(rows) for rows in kept.rows]
+    # Where the row of a window's position 0 would lie in the file.
+    origins = np.cumsum([0, *lengths[:-1]]) - [rows.start for rows in kept.rows]
     divergences = np.empty(kept.tokens, np.float64)
     agreed = np.empty(kept.tokens, np.float64)
     for piece in runtime.logits(cut.inputs):
@@ -319,29 +337,29 @@ def measure_variant(
             last = first + len(rows)
             targets = cut.targets[piece.window][first:last]
             top, shifted, log_sum = run.block(rows, targets, run.losses[piece.window][first:last])
-            wanted = min(kept.rows[piece.window] - first, len(rows))
-            if wanted > 0:
-                begin = int(starts[piece.window]) + first
-                here = slice(begin, begin + wanted)
+            wanted = _overlap(kept.rows[piece.window], first, last)
+            if wanted.stop > wanted.start:
+                begin = int(origins[piece.window]) + first
+                here = slice(begin + wanted.start, begin + wanted.stop)
                 reference = references[here].astype(np.float32)
-                divergences[here] = divergence(reference, shifted[:wanted], log_sum[:wanted])
-                agreed[here] = top[:wanted] == kept.top_tokens[here]
+                divergences[here] = divergence(reference, shifted[wanted], log_sum[wanted])
+                agreed[here] = top[wanted] == kept.top_tokens[here]
         _tell(meter, piece.window, len(piece.rows), cut)
     measured = run.perplexity()
     change, change_error = increase(original.perplexity, measured)
-    lengths = [rows for rows in kept.rows if rows]
+    compared = [length for length in lengths if length]
     median, percentile99, most = np.quantile(divergences, (0.5, 0.99, 1.0))
     return Comparison(
         perplexity=measured,
         perplexity_increase_percent=change,
         perplexity_increase_standard_error=change_error,
         mean_kl_divergence=float(divergences.mean()),
-        kl_standard_error=mean_error(divergences, lengths),
+        kl_standard_error=mean_error(divergences, compared),
         median_kl_divergence=float(median),
         kl_percentile99=float(percentile99),
         most_kl_divergence=float(most),
         top_token_agreement_percent=100 * float(agreed.mean()),
-        agreement_standard_error=100 * mean_error(agreed, lengths),
+        agreement_standard_error=100 * mean_error(agreed, compared),
         compared_tokens=kept.tokens,
     )
 
