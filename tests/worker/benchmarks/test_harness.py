@@ -41,12 +41,15 @@ def own_files(folder: Path = TASKS) -> TaskFiles:
     return TaskFiles(folder, names)
 
 
-def spec(*benchmarks: dict[str, Any]) -> QuantizationJobSpec:
+def spec(
+    *benchmarks: dict[str, Any], gates: tuple[dict[str, Any], ...] = ()
+) -> QuantizationJobSpec:
     return QuantizationJobSpec.model_validate(
         {
             "model": {"uri": "hf://example/model"},
             "method": "GGUF",
             "evaluation": {"benchmarks": benchmarks},
+            "gates": gates,
             "output": {"uri": "s3://bucket/prefix"},
         }
     )
@@ -186,6 +189,38 @@ def test_an_unknown_task_is_refused_with_the_nearest_names(
     harness.close()
 
     assert refusal.value.message.startswith("spec.evaluation.benchmarks[1].task: ")
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        pytest.param("python_tests", "a tag, .* have: python_prose, python_words", id="a tag"),
+        pytest.param("python_pair", "a group .* have: python_words, python_prose", id="a group"),
+    ],
+)
+def test_a_gate_on_what_has_no_number_is_refused_before_anything_is_fetched(
+    tmp_path: Path, task: str, said: str
+) -> None:
+    asked = ({"task": "python_words"}, {"task": task})
+    gates = (
+        {"metric": "SizeBytes", "max": "1"},
+        {"metric": "BenchmarkScore", "task": task, "min": "0"},
+    )
+    own = own_files().configs
+    own["python_pair"] = {"group": "python_pair", "task": ["python_words", "python_prose"]}
+    harness = Harness(spec(*asked, gates=gates), tmp_path, threads=1)
+    with pytest.raises(BadRequestError, match=said) as refusal:
+        harness.look_up(own)
+    harness.close()
+
+    assert refusal.value.message.startswith(f"spec.gates[1].task: {task} is ")
+
+
+def test_a_gate_on_a_group_with_an_aggregate_is_taken(tmp_path: Path) -> None:
+    gate = {"metric": "BenchmarkScore", "task": "python_group", "min": "0"}
+    harness = Harness(spec({"task": "python_group"}, gates=(gate,)), tmp_path, threads=1)
+    harness.look_up(own_files().configs)
+    harness.close()
 
 
 def test_a_group_and_a_tag_are_asked_by_their_members(tmp_path: Path) -> None:

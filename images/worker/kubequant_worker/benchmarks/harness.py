@@ -60,8 +60,18 @@ class Harness:
 
     def __init__(self, spec: QuantizationJobSpec, scratch: Path, threads: int) -> None:
         """Prepare to ask what `spec` names, with the questions' own cache in `scratch`."""
+        gates: dict[str, str] = {}
+        for index, gate in enumerate(spec.gates):
+            if gate.task is not None:
+                gates.setdefault(gate.task, f"spec.gates[{index}].task")
         self._questions = tuple(
-            Question(f"spec.evaluation.benchmarks[{index}].task", one.task, one.few_shot, one.limit)
+            Question(
+                field=f"spec.evaluation.benchmarks[{index}].task",
+                task=one.task,
+                few_shot=one.few_shot,
+                limit=one.limit,
+                gate=gates.get(one.task, ""),
+            )
             for index, one in enumerate(spec.evaluation.benchmarks)
         )
         self._scratch = scratch / "benchmarks"
@@ -77,8 +87,9 @@ class Harness:
         """Start the harness and find every task by its name; `own` are those of the task files.
 
         Raises:
-            BadRequestError: A name is unknown, an own task names what the harness does not have, or
-                this image has no harness.
+            BadRequestError: A name is unknown, an own task names what the harness does not have, a
+                gate names several tasks that have no number in common, or this image has no
+                harness.
         """
         if find_spec("lm_eval") is None:
             raise BadRequestError(

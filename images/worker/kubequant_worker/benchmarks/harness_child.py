@@ -48,6 +48,8 @@ _DEFAULT_NEW_TOKENS: Final = 256
 _FEW_SHOT_SEED: Final = 1234
 # Enough for the errors of metrics that have no formula; the harness's default takes minutes.
 _BOOTSTRAPS: Final = 1000
+# A tag may stand for hundreds of tasks.
+_MEMBERS_NAMED: Final = 8
 _OWN_FIELD: Final = "spec.evaluation.taskFiles"
 # What loading a task's data may raise for reasons that are not ours.
 _UNREADABLE: Final = (
@@ -197,7 +199,11 @@ class Work:
         return {"look_up": self.look_up, "load": self.load, "ask": self.ask}
 
     def look_up(self, questions: Sequence[Question], own: Mapping[str, dict[str, Any]]) -> None:
-        """Find the tasks by name; raises BadRequestError with the nearest name for another."""
+        """Find the tasks by name.
+
+        Raises:
+            BadRequestError: There is no such name, or a gate holds one that has no number.
+        """
         self._questions = questions
         # The harness's own index is made of 14,000 files, which takes ten seconds.
         whole = all("output_type" in own.get(question.task, ()) for question in questions)
@@ -214,6 +220,8 @@ class Work:
                     f"{question.task!r}{hint}",
                     advice="a task of your own belongs into spec.evaluation.taskFiles",
                 )
+            if question.gate:
+                _require_number(question, index[question.task])
 
     def load(self) -> str:
         """Load the tasks with their data; return why the Hub did not answer, "" where all is well.
@@ -305,6 +313,27 @@ def _add(index: dict[str, Entry], name: str, config: dict[str, Any], scratch: st
     for tag in [tags] if isinstance(tags, str) else tags:
         entry = index.setdefault(tag, Entry(name=tag, kind=Kind.TAG, yaml_path=None))
         entry.tags.add(name)
+
+
+def _require_number(question: Question, entry: Entry) -> None:
+    """Refuse a gate on what stands for several tasks and has no number of its own."""
+    config = entry.cfg or {}
+    match entry.kind:
+        case Kind.TAG:
+            kind, members = "a tag", sorted(entry.tags)
+        case Kind.GROUP if not config.get("aggregate_metric_list"):
+            listed = config.get("task") or ()
+            kind = "a group without an aggregate"
+            members = [str(one.get("task")) if isinstance(one, dict) else one for one in listed]
+        case _:
+            return
+    more = len(members) - _MEMBERS_NAMED
+    named = ", ".join(members[:_MEMBERS_NAMED]) + (f" and {more} more" if more > 0 else "")
+    raise BadRequestError(
+        f"{question.gate}: {question.task} is {kind}, which has no number that a gate could hold, "
+        f"only its tasks have: {named}",
+        advice="name tasks by themselves in spec.evaluation.benchmarks, each in a gate of its own",
+    )
 
 
 def _require_known(name: str, config: Mapping[str, Any]) -> None:

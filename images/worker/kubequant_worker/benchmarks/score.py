@@ -12,12 +12,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A benchmark as the manifest asks for it; `field` is its place there."""
+    """A benchmark as the manifest asks for it; `field` is its place there.
+
+    `gate` is the place of the first gate that holds it, "" where none does.
+    """
 
     field: str
     task: str
     few_shot: int
     limit: int | None
+    gate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
