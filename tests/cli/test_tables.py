@@ -74,6 +74,15 @@ def test_benchmarks_have_a_table_of_their_own() -> None:
     ]  # fmt: skip
 
 
+def test_a_failed_run_says_what_would_do_better() -> None:
+    failure = {"reason": "GateFailed", "message": "it does not hold", "exitCode": 11}
+    text = shown(
+        measured(outcome="Failed", exitCode=11, failure=failure, recommendations=["Make Q5_K_M."])
+    )
+
+    assert text.rstrip().endswith("GateFailed: it does not hold\nnext: Make Q5_K_M.")
+
+
 def test_square_brackets_of_a_message_are_shown_as_they_are() -> None:
     # To the library that prints, "[/]" and "[red]" are its own.
     words = "gates[0].max: [red] is no number [/]"

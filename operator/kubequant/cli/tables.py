@@ -44,8 +44,10 @@ def print_report(report: RunReport, console: Console) -> None:
         _say(console, f"[red]{failure.reason.value}:[/] {escape(failure.message)}")
         if failure.advice:
             _say(console, escape(failure.advice))
-        return
-    _print_success(report, console)
+    for recommendation in report.recommendations:
+        _say(console, f"[green]next:[/] {escape(recommendation)}")
+    if report.failure is None:
+        _print_success(report, console)
 
 
 def _print_variants(report: RunReport, console: Console) -> None:
@@ -60,8 +62,6 @@ def _print_variants(report: RunReport, console: Console) -> None:
 
 
 def _print_success(report: RunReport, console: Console) -> None:
-    for recommendation in report.recommendations:
-        _say(console, f"[green]next:[/] {escape(recommendation)}")
     word = {
         Outcome.PUBLISHED: "published",
         Outcome.ALREADY_PUBLISHED: "already published, nothing done",
