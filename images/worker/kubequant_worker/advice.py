@@ -273,14 +273,16 @@ def _room(report: RunReport) -> tuple[int, str] | None:
     settings, environment = report.settings, report.environment
     if settings is None:
         return None
-    if settings.memory.max_gpu_memory is not None:
-        return quantity_bytes(settings.memory.max_gpu_memory), "spec.memory.maxGPUMemory"
-    if environment is None:
-        return None
     if settings.device is Device.GPU:
-        found = [gpu.memory_bytes for gpu in environment.gpus if gpu.memory_bytes]
-        return (max(found), "the memory of the GPU") if found else None
-    if environment.memory_bytes is None:
+        gpus = environment.gpus if environment else ()
+        # What a model takes is told of all GPUs together, and what may be used of each.
+        if settings.memory.max_gpu_memory is not None:
+            allowed = quantity_bytes(settings.memory.max_gpu_memory) * max(1, len(gpus))
+            return allowed, "spec.memory.maxGPUMemory"
+        found = [gpu.memory_bytes for gpu in gpus if gpu.memory_bytes]
+        named = "the GPU" if len(found) == 1 else f"the {len(found)} GPUs"
+        return (sum(found), f"the memory of {named}") if found else None
+    if environment is None or environment.memory_bytes is None:
         return None
     return environment.memory_bytes, "the memory of this machine or container"
 

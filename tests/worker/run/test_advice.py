@@ -50,6 +50,8 @@ class Case:
 BUNDLED = {"role": "calibration", "bundled": True, "tokens": 4096}
 GATE = {"gate": 0, "variant": "GPTQ", "metric": "PerplexityIncreasePercent", "max": "2.0"}
 
+TWO_GPUS = [{"name": "L4", "memoryBytes": 24_576 * MIB}] * 2
+
 
 def learned(won: str, *losses: float, **more: Any) -> dict[str, Any]:
     """Return a student whose loss was this in each quarter of the steps."""
@@ -342,13 +344,55 @@ CASES = [
         [],
     ),
     Case(
-        "too large for the memory that the manifest names",
+        "too large for the machine",
         [
             {"name": "Q8_0", "sizeBytes": 800 * MIB, "peakMemoryBytes": 1200 * MIB},
             {"name": "Q4_0", "sizeBytes": 400 * MIB, "peakMemoryBytes": 700 * MIB},
         ],
-        ["Q8_0 takes 1200 MiB, more than spec.memory.maxGPUMemory of 1024 MiB: take Q4_0."],
+        [
+            (
+                "Q8_0 takes 1200 MiB, more than the memory of this machine or container of 1024 "
+                "MiB: take Q4_0."
+            )
+        ],
+        changes={"environment": {"memoryBytes": 1024 * MIB}},
+    ),
+    Case(
+        "what GPUs may be used for is no bound on a CPU",
+        [{"name": "Q8_0", "sizeBytes": 800 * MIB, "peakMemoryBytes": 1200 * MIB}],
+        [],
         changes={"settings": {"memory": {"maxGPUMemory": "1Gi"}}},
+    ),
+    Case(
+        "too large for what the manifest allows of the GPU",
+        [{"sizeBytes": 800 * MIB, "peakMemoryBytes": 1200 * MIB}],
+        [
+            (
+                "GPTQ takes 1200 MiB, more than spec.memory.maxGPUMemory of 1024 MiB: take a "
+                "setting with fewer bits."
+            )
+        ],
+        method="GPTQ",
+        changes={"settings": {"device": "GPU", "memory": {"maxGPUMemory": "1Gi"}}},
+    ),
+    Case(
+        "not too large for two GPUs together",
+        [{"sizeBytes": 30_000 * MIB, "peakMemoryBytes": 41_000 * MIB}],
+        [],
+        method="GPTQ",
+        changes={"settings": {"device": "GPU"}, "environment": {"gpus": TWO_GPUS}},
+    ),
+    Case(
+        "too large for two GPUs together",
+        [{"sizeBytes": 30_000 * MIB, "peakMemoryBytes": 51_000 * MIB}],
+        [
+            (
+                "GPTQ takes 51000 MiB, more than the memory of the 2 GPUs of 49152 MiB: take a "
+                "setting with fewer bits."
+            )
+        ],
+        method="GPTQ",
+        changes={"settings": {"device": "GPU"}, "environment": {"gpus": TWO_GPUS}},
     ),
     Case(
         "too large for the GPU, and nothing smaller there",
