@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 WITHIN_PERCENT: Final = 2.0
 # From this share on, the embeddings decide the size and not the method.
 EMBEDDING_SHARE: Final = 0.4
+# The levels of GGUF that are fastest to compute with.
+FAST_LEVELS: Final = (GGUFType.Q4_0, GGUFType.Q8_0)
 _MOST: Final = 16
 _LONGEST: Final = 1024
 _MIB: Final = 2**20
@@ -229,24 +231,40 @@ def _surer(gate: GateResult) -> str:
 
 
 def _speed(report: RunReport) -> Iterator[str]:
-    on_gpu = report.settings is not None and report.settings.device is Device.GPU
-    for variant in report.variants:
-        if variant.speedup is None or float(variant.speedup) >= 1:
-            continue
-        error = float(variant.speedup_standard_error or 0)
-        if float(variant.speedup) + 2 * error >= 1:
-            continue
-        action = (
-            "serve it by a runtime with a kernel for this format, like vLLM, and measure there"
-            if on_gpu
-            else "take GGUF, whose runtime computes with quantized weights on a CPU"
-        )
-        if variant.method is Method.GGUF:
-            action = "take Q4_0 or Q8_0, the levels that are fastest to compute with"
+    slower = [one for one in report.variants if _is_slower(one)]
+    for variant in slower:
         yield (
-            f"{variant.name} is slower than the original ({shown(variant.speedup)} times its "
-            f"tokens per second): {action}."
+            f"{variant.name} is slower than the original ({shown(variant.speedup or '')} times its "
+            f"tokens per second): {_faster(report, variant, {one.name for one in slower})}."
         )
+
+
+def _is_slower(variant: VariantReport) -> bool:
+    """Say whether a variant is slower than the original beyond two standard errors."""
+    if variant.speedup is None:
+        return False
+    return float(variant.speedup) + 2 * float(variant.speedup_standard_error or 0) < 1
+
+
+def _faster(report: RunReport, variant: VariantReport, slower: set[str]) -> str:
+    """Return what would be faster than `variant`; `slower` were all found to be slow."""
+    on_gpu = report.settings is not None and report.settings.device is Device.GPU
+    if variant.method is Method.GGUF:
+        levels = [level for level in FAST_LEVELS if level not in slower]
+        return (
+            f"take {' or '.join(levels)}, which {'is' if len(levels) == 1 else 'are'} fastest to "
+            "compute with"
+            if levels
+            else "measure on the processor that will serve it, whose instructions decide the speed"
+        )
+    if variant.method in {Method.PRUNE, Method.DISTILL}:
+        zeros = variant.method is Method.PRUNE
+        why = "zeros are computed with like other weights" if zeros else "it is not quantized yet"
+        how = "" if on_gpu else " by method GGUF"
+        return f"{why}, so quantize it{how}"
+    if on_gpu:
+        return "serve it by a runtime with a kernel for this format, like vLLM, and measure there"
+    return "take GGUF, whose runtime computes with quantized weights on a CPU"
 
 
 def _fit(report: RunReport) -> Iterator[str]:

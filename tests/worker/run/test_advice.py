@@ -333,10 +333,49 @@ CASES = [
         [
             (
                 "Q3_K_S is slower than the original (0.9 times its tokens per "
-                "second): take Q4_0 or "
-                "Q8_0, the levels that are fastest to compute with."
+                "second): take Q4_0 or Q8_0, which are fastest to compute with."
             )
         ],
+    ),
+    Case(
+        "a fast level of GGUF that is slow here",
+        [{"name": "Q4_0", "speedup": "0.9"}],
+        [
+            (
+                "Q4_0 is slower than the original (0.9 times its tokens per second): take Q8_0, "
+                "which is fastest to compute with."
+            )
+        ],
+    ),
+    Case(
+        "all fast levels slow here",
+        [{"name": name, "speedup": "0.9"} for name in ("Q4_0", "Q8_0")],
+        [
+            (
+                f"{name} is slower than the original (0.9 times its tokens per second): measure on "
+                "the processor that will serve it, whose instructions decide the speed."
+            )
+            for name in ("Q4_0", "Q8_0")
+        ],
+    ),
+    *(
+        Case(
+            f"a {kind} model that is slower on a {device}",
+            [{"speedup": "0.9"}],
+            [
+                (
+                    f"{method} is slower than the original (0.9 times its tokens per second): "
+                    f"{why}, so quantize it{how}."
+                )
+            ],
+            method=method,
+            changes={"settings": {"device": device}},
+        )
+        for device, how in (("CPU", " by method GGUF"), ("GPU", ""))
+        for kind, method, why in (
+            ("pruned", "Prune", "zeros are computed with like other weights"),
+            ("distilled", "Distill", "it is not quantized yet"),
+        )
     ),
     Case(
         "slower within the error",
