@@ -5,9 +5,11 @@ Pure: a report in, recommendations out. The expectations stand in `expectations`
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from kubequant.api.contract import Outcome
+from kubequant.api.evaluation import Metric
 from kubequant.api.fields import quantity_bytes
 from kubequant.api.gating import shown
 from kubequant.api.params import GGUFType
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 WITHIN_PERCENT: Final = 2.0
 # From this share on, the embeddings decide the size and not the method.
 EMBEDDING_SHARE: Final = 0.4
+# Within so many percent of a bound, a number that has no error is worth a word: it is about what
+# another revision of a model, or another reading of its memory, differs by.
+NEAR_PERCENT: Final = 2
 # The levels of GGUF that are fastest to compute with.
 FAST_LEVELS: Final = (GGUFType.Q4_0, GGUFType.Q8_0)
 _MOST: Final = 16
@@ -209,13 +214,36 @@ def _engine(report: RunReport) -> Iterator[str]:
 
 def _gates(report: RunReport) -> Iterator[str]:
     for gate in report.gates:
-        if gate.certain is False and gate.value is not None:
-            verdict = "holds" if gate.passed else "does not hold"
+        if gate.value is None:
+            continue
+        verdict = f"{'holds' if gate.passed else 'does not hold'} by {_distance(gate)}"
+        if gate.certain is False:
             yield (
-                f"{gate.variant}: the gate on {gate.metric} {verdict} by {_distance(gate)} with a "
+                f"{gate.variant}: the gate on {gate.metric} {verdict} with a "
                 f"standard error of {shown(gate.standard_error or '0')}, so another "
                 f"measurement could turn it: {_surer(gate)}."
             )
+        elif gate.certain is None and _is_near(gate, gate.value):
+            yield (
+                f"{gate.variant}: the gate on {gate.metric} {verdict}, within "
+                f"{NEAR_PERCENT} % of its bound: {_room_for(gate)}."
+            )
+
+
+def _is_near(gate: GateResult, value: str) -> bool:
+    bounds = (Decimal(bound) for bound in (gate.min, gate.max) if bound is not None)
+    return any(100 * abs(Decimal(value) - bound) <= NEAR_PERCENT * abs(bound) for bound in bounds)
+
+
+def _room_for(gate: GateResult) -> str:
+    """Return what to do about a number without an error that is near its bound."""
+    if gate.metric == Metric.PEAK_MEMORY_BYTES:
+        return "leave it room, since the peak is one reading and another run's may be beyond"
+    if gate.metric not in {Metric.SIZE_BYTES, Metric.SIZE_REDUCTION_PERCENT}:
+        return _surer(gate)
+    if gate.passed:
+        return "leave it room, since another revision of the model may be beyond"
+    return "relax it by that much, or take another setting"
 
 
 def _distance(gate: GateResult) -> str:

@@ -50,6 +50,7 @@ class Case:
 BUNDLED = {"role": "calibration", "bundled": True, "tokens": 4096}
 GATE = {"gate": 0, "variant": "GPTQ", "metric": "PerplexityIncreasePercent", "max": "2.0"}
 
+SIZE_GATE = {"gate": 0, "variant": "GPTQ", "metric": "SizeReductionPercent", "min": "70"}
 TWO_GPUS = [{"name": "L4", "memoryBytes": 24_576 * MIB}] * 2
 
 
@@ -376,6 +377,44 @@ CASES = [
             ("pruned", "Prune", "zeros are computed with like other weights"),
             ("distilled", "Distill", "it is not quantized yet"),
         )
+    ),
+    *(
+        Case(
+            f"a size {where} its bound by little",
+            [{}],
+            [f"GPTQ: the gate on SizeReductionPercent {says}."],
+            method="GPTQ",
+            changes={"gates": [{**SIZE_GATE, "value": value, "margin": margin, "passed": passed}]},
+        )
+        for where, value, margin, passed, says in (
+            (
+                "within",
+                "71",
+                "1",
+                True,
+                (
+                    "holds by 1, within 2 % of its bound: leave it room, since another revision of "
+                    "the model may be beyond"
+                ),
+            ),
+            (
+                "beyond",
+                "69.5",
+                "-0.5",
+                False,
+                (
+                    "does not hold by 0.5, within 2 % of its bound: relax it by that much, or take "
+                    "another setting"
+                ),
+            ),
+        )
+    ),
+    Case(
+        "a size far from its bound",
+        [{}],
+        [],
+        method="GPTQ",
+        changes={"gates": [{**SIZE_GATE, "value": "72", "margin": "2", "passed": True}]},
     ),
     Case(
         "slower within the error",
