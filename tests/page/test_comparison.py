@@ -27,6 +27,12 @@ def of(*points: tuple[int | None, str | None]) -> RunReport:
     return whole_report(variants=variants, gates=[], recommended="")
 
 
+def timed(**detail: Any) -> dict[str, Any]:
+    """Return the changes of a report whose original was timed otherwise."""
+    before = whole_report().to_json()["original"]["performanceDetail"]
+    return {"original": {"performanceDetail": {**before, **detail}}}
+
+
 @pytest.mark.parametrize(
     ("points", "optimal"),
     [
@@ -100,6 +106,20 @@ def test_the_measure_is_the_one_that_was_taken() -> None:
             "a and b: they were measured by different runtimes, so speed does not compare",
             id="another runtime",
         ),
+        pytest.param(
+            timed(device="Intel Xeon"),
+            "a and b: they were timed on different devices, so speed does not compare (device AMD "
+            "EPYC 9354 with 16 threads and Intel Xeon with 16 threads)",
+            id="another processor",
+        ),
+        pytest.param(timed(threads=4), "a and b: they were timed on diff", id="fewer threads"),
+        pytest.param(
+            timed(device="NVIDIA L4", peakGPUMemoryBytes=1),
+            "a and b: they were timed on different devices, so speed does not compare (device AMD "
+            "EPYC 9354 with 16 threads and NVIDIA L4)",
+            id="a GPU",
+        ),
+        pytest.param({"original": {"performanceDetail": {}}}, None, id="no device named"),
     ],
 )
 def test_what_forbids_to_compare_is_said(changes: dict[str, Any], words: str | None) -> None:

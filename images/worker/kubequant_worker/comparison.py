@@ -215,6 +215,17 @@ def _runtime(report: RunReport) -> str:
     return runtime.partition(" ")[0].rstrip(",")
 
 
+def _device(report: RunReport) -> str:
+    """Return what the models were timed on; on a CPU the number of threads is part of it."""
+    models = (*((report.original,) if report.original else ()), *report.variants)
+    details = (one.performance_detail for one in models)
+    detail = next((one for one in details if one and one.device), None)
+    if detail is None:
+        return ""
+    on_gpu = detail.peak_gpu_memory_bytes is not None
+    return detail.device if on_gpu else f"{detail.device} with {detail.threads} threads"
+
+
 @dataclass(frozen=True, slots=True)
 class _Sameness:
     """What must be the same for numbers to compare, and what follows where it is not."""
@@ -247,5 +258,10 @@ _MUST_BE_SAME: Final = (
         "runtime",
         _runtime,
         "they were measured by different runtimes, so speed does not compare",
+    ),
+    _Sameness(
+        "device",
+        _device,
+        "they were timed on different devices, so speed does not compare",
     ),
 )
