@@ -48,7 +48,7 @@ def test_a_terminal_shows_speed_benchmarks_gates_and_what_to_do_next() -> None:
         "! a gate does not hold",
         "* recommended",
         "PerplexityIncreasePercent │ at most 2.0 % │ +15.06 ± 0.06 % │ does not hold",
-        "hellaswag │ acc_norm │ 0.7921 ± 0.0041 │ 0.7868 ± 0.0041 │    -0.0053",
+        "hellaswag │ acc_norm │ 0.7921 ± 0.0041 │ 0.7868 ± 0.0041 │ -0.0053 ± 0.0058 │",
         "next: Calibrate with text of your own domain.",
         "note: Q2_K: the weights are 64.3 % smaller",
         "load it: llama-server -m llama-3-1-8b-Q4_K_M.gguf",

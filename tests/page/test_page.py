@@ -16,6 +16,7 @@ from kubequant.api.contract import ExitCode, Failure, FailureReason, Outcome, Ru
 from kubequant.api.spec import Method
 from kubequant_worker.page import report_page
 from kubequant_worker.page.gates import gates_table
+from kubequant_worker.page.tables import benchmarks_table
 
 PARTS = ["Summary", "Quality", "Performance", "Files", "Usage", "Next steps", "How it was made"]
 BARE = RunReport(digest="9f2c41aa", outcome=Outcome.PUBLISHED, exit_code=ExitCode.PUBLISHED)
@@ -172,6 +173,26 @@ def test_a_gate_is_shown_with_its_unit_and_no_more_digits_than_are_sure(
     assert row.cells[2:4] == (bound, measured)
 
 
+@pytest.mark.parametrize(
+    ("detail", "gain"),
+    [
+        pytest.param({}, "-0.0100 ± 0.0050", id="more is better"),
+        pytest.param({"higherIsBetter": False}, "+0.0100 ± 0.0050", id="less is better"),
+        pytest.param({"originalStandardError": None}, "-0.0100", id="an error unknown"),
+    ],
+)
+def test_what_a_benchmark_gained_is_shown_with_its_error(detail: dict[str, Any], gain: str) -> None:
+    one = {
+        "task": "ours", "metric": "acc", "original": "0.5", "originalStandardError": "0.004",
+        "quantized": "0.49", "quantizedStandardError": "0.003", **detail,
+    }  # fmt: skip
+    (row,) = benchmarks_table(
+        whole_report(variants=[{"name": "Q4_0", "benchmarkDetails": [one]}])
+    ).rows
+
+    assert row.cells[5] == gain
+
+
 def test_what_was_not_measured_is_said_and_takes_no_column() -> None:
     document = page(REPORT)
 
@@ -236,7 +257,9 @@ def test_benchmarks_show_both_values_with_their_errors() -> None:
     document = page(whole_report(Method.GPTQ))
     (table,) = (text for text in document.text("table") if text.startswith("Benchmarks"))
 
-    assert "GPTQ hellaswag acc_norm 0.7921 ± 0.0041 0.7868 ± 0.0041 -0.0053 10,042" in table
+    assert (
+        "GPTQ hellaswag acc_norm 0.7921 ± 0.0041 0.7868 ± 0.0041 -0.0053 ± 0.0058 10,042" in table
+    )
 
 
 def test_texts_are_marked_from_the_word_on_in_which_they_part() -> None:

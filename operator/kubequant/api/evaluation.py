@@ -46,7 +46,7 @@ class Metric(StrEnum):
     BENCHMARK_SCORE = "BenchmarkScore"
     """The variant's value of the task that the gate names."""
     BENCHMARK_CHANGE = "BenchmarkChange"
-    """The variant's value less the original's; negative where the variant is worse."""
+    """By how much the variant's value is better than the original's; negative where it is worse."""
 
 
 BENCHMARKED = frozenset({Metric.BENCHMARK_SCORE, Metric.BENCHMARK_CHANGE})

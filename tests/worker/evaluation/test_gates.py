@@ -197,6 +197,24 @@ def test_a_gate_on_a_benchmark_holds_the_task_that_it_names() -> None:
     assert "BenchmarkChange of arc_easy is -0.02 ± 0.05" in gate_sentence(results[0])
 
 
+@pytest.mark.parametrize(
+    ("higher", "change"),
+    [(True, 888.0), (False, -888.0), (None, 888.0)],
+    ids=["more is better", "less is better", "nobody says"],
+)
+def test_a_change_for_the_worse_is_negative(*, higher: bool | None, change: float) -> None:
+    detail = {"task": "prose", "metric": "word_perplexity", "original": "12", "quantized": "900"}
+    told = VariantReport.model_validate(
+        {"name": "Q4_0", "benchmarkDetails": [{**detail, "higherIsBetter": higher}]}
+    )
+    gate = Gate.model_validate({"metric": "BenchmarkChange", "min": "-0.02", "task": "prose"})
+    numbers = estimates(told, {})
+    (result,) = gate_results([gate], [Candidate("Q4_0", numbers)])
+
+    assert numbers[Metric.BENCHMARK_CHANGE, "prose"].value == change
+    assert result.passed is (change > 0)
+
+
 def test_a_portion_counts_in_its_own_unit_and_never_more_than_its_share() -> None:
     stage = Recorder()
     portion = Portion(stage, 10)

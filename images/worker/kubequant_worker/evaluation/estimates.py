@@ -14,7 +14,7 @@ from kubequant_worker.evaluation.gates import Estimate
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kubequant.api.contract import VariantReport
+    from kubequant.api.contract import BenchmarkDetail, VariantReport
     from kubequant_worker.evaluation.gates import Numbers
 
 # The standard error of a median over that of a mean, for what spreads normally.
@@ -68,17 +68,30 @@ def _benchmarks(told: VariantReport) -> Numbers:
     """Return each task's score and change, by the first metric that the task has."""
     numbers: Numbers = {}
     for detail in told.benchmark_details:
-        score, before = _number(detail.quantized), _number(detail.original)
+        score = _number(detail.quantized)
         if score is None or (Metric.BENCHMARK_SCORE, detail.task) in numbers:
             continue
         error = _number(detail.quantized_standard_error)
         numbers[Metric.BENCHMARK_SCORE, detail.task] = Estimate(score, error)
-        if before is not None:
-            other = _number(detail.original_standard_error)
-            # Both models answer the same questions, so the true error is smaller than this.
-            both = None if error is None or other is None else math.hypot(error, other)
-            numbers[Metric.BENCHMARK_CHANGE, detail.task] = Estimate(score - before, both)
+        change = benchmark_change(detail)
+        if change is not None:
+            numbers[Metric.BENCHMARK_CHANGE, detail.task] = change
     return numbers
+
+
+def benchmark_change(detail: BenchmarkDetail) -> Estimate | None:
+    """Return by how much the variant is better than the original, in the metric's own unit.
+
+    Negative where it is worse, whichever way is better; where the task does not say, more is. None
+    where one of them has no value.
+    """
+    after, before = _number(detail.quantized), _number(detail.original)
+    if after is None or before is None:
+        return None
+    errors = _number(detail.quantized_standard_error), _number(detail.original_standard_error)
+    # Both models answer the same questions, so the true error is smaller than this.
+    both = None if errors[0] is None or errors[1] is None else math.hypot(errors[0], errors[1])
+    return Estimate(before - after if detail.higher_is_better is False else after - before, both)
 
 
 def _number(text: object) -> float | None:

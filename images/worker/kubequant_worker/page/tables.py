@@ -8,14 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.contract import PerformanceDetail
+from kubequant.api.contract import BenchmarkDetail, PerformanceDetail
 from kubequant_worker import readable
+from kubequant_worker.evaluation.estimates import benchmark_change
 from kubequant_worker.serving import served_variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from kubequant.api.contract import (
+        BenchmarkResult,
         OriginalReport,
         RunReport,
         UntrainedStudent,
@@ -206,9 +208,9 @@ def expectation_table(report: RunReport) -> Table:
 
 
 def benchmarks_table(report: RunReport) -> Table:
-    """Return the benchmarks before and after, with their errors."""
+    """Return the benchmarks before and after, with their errors; a gain below 0 is a loss."""
     rows = [row for one in report.variants for row in _benchmarks(one)]
-    head = ("variant", "task", "metric", "original", "quantized", "difference", "questions")
+    head = ("variant", "task", "metric", "original", "quantized", "gain", "questions")
     return without_empty_columns(table("Benchmarks", head, rows, words=3))
 
 
@@ -223,7 +225,7 @@ def _benchmarks(one: VariantReport) -> Iterator[tuple[str, ...]]:
             found.metric,
             readable.with_error(before, found.original_standard_error),
             readable.with_error(after, found.quantized_standard_error),
-            _difference(found.original, found.quantized),
+            _gain(found),
             f"{found.samples:,}" if found.samples else "",
         )
     for result in one.benchmarks:
@@ -235,15 +237,22 @@ def _benchmarks(one: VariantReport) -> Iterator[tuple[str, ...]]:
             result.metric,
             readable.decimal(result.original, 4),
             readable.with_error(readable.decimal(result.quantized, 4), result.stderr),
-            _difference(result.original, result.quantized),
+            _gain(_in_full(result)),
             "",
         )
 
 
-def _difference(before: str | None, after: str | None) -> str:
-    if before is None or after is None:
+def _in_full(short: BenchmarkResult) -> BenchmarkDetail:
+    values = {name: getattr(short, name) for name in ("task", "metric", "original", "quantized")}
+    return BenchmarkDetail(**values)
+
+
+def _gain(detail: BenchmarkDetail) -> str:
+    change = benchmark_change(detail)
+    if change is None:
         return ""
-    return readable.signed(f"{float(after) - float(before):.4f}", 4)
+    error = None if change.standard_error is None else f"{change.standard_error:.6f}"
+    return readable.with_error(readable.signed(f"{change.value:.4f}", 4), error)
 
 
 def performance_table(report: RunReport) -> Table:
