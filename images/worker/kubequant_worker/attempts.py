@@ -16,6 +16,7 @@ from kubequant.api.gating import gate_sentence, listed
 from kubequant_worker import ladder
 from kubequant_worker.datasets import Role
 from kubequant_worker.errors import BadRequestError, GateFailedError
+from kubequant_worker.escalation import may_help
 from kubequant_worker.evaluation.gates import Candidate, gate_results
 from kubequant_worker.evaluation.meter import Portion
 from kubequant_worker.methods import Needs, quantizer
@@ -195,7 +196,8 @@ class Attempts:
                 if self._spec.on_gate_failure is OnGateFailure.ESCALATE:
                     for slot, gates in missed:
                         self._note_step(slot, [gate_sentence(one) for one in gates])
-                self._climb([slot for slot, _ in missed], failed)
+                hopeless = [slot for slot, gates in missed if not any(map(may_help, gates))]
+                self._climb([slot for slot, _ in missed], failed, hopeless)
                 if self._waiting():
                     return False
             self._record.warnings += [gate_sentence(one) for one in results if not one.passed]
@@ -232,22 +234,27 @@ class Attempts:
             missed,
         )
 
-    def _climb(self, slots: Sequence[Slot], failed: Sequence[str]) -> None:
+    def _climb(
+        self, slots: Sequence[Slot], failed: Sequence[str], hopeless: Sequence[Slot] = ()
+    ) -> None:
         """Let the next rung stand in each of `slots`.
 
         Raises:
-            GateFailedError: One of them has none.
+            GateFailedError: One of them has none, or is among the `hopeless`, which none can help.
         """
-        ended = [slot for slot in slots if not slot.rest]
-        if ended:
-            climbs = self._spec.on_gate_failure is OnGateFailure.ESCALATE
-            tried = [_tried(self._spec, slot) for slot in ended] if climbs else []
+        climbs = self._spec.on_gate_failure is OnGateFailure.ESCALATE
+        ended = [_tried(self._spec, slot) for slot in slots if not slot.rest]
+        vain = [_in_vain(self._spec, slot) for slot in hopeless if slot.rest]
+        if ended or vain:
+            advice = (
+                "take a more careful setting, relax spec.gates, or set spec.onGateFailure: "
+                "Escalate, which tries more careful settings by itself"
+            )
+            if climbs:
+                advice = "relax spec.gates, or take another method or model"
             raise GateFailedError(
-                listed([*tried, *failed], SENTENCE_CHARACTERS),
-                advice="relax spec.gates, or take another method or model"
-                if climbs
-                else "take a more careful setting, relax spec.gates, or set spec.onGateFailure: "
-                "Escalate, which tries more careful settings by itself",
+                listed([*([*vain, *ended] if climbs else []), *failed], SENTENCE_CHARACTERS),
+                advice=advice,
             )
         for slot in slots:
             slot.advance()
@@ -264,6 +271,13 @@ def _tried(spec: QuantizationJobSpec, slot: Slot) -> str:
         f"{slot.asked}: {names} were tried, and there the ladder ends"
         if slot.escalated
         else f"{slot.asked}: this image has no more careful setting than {names}"
+    )
+
+
+def _in_vain(spec: QuantizationJobSpec, slot: Slot) -> str:
+    return (
+        f"{slot.asked}: a more careful setting than {_label(spec, slot.standing)} cannot hold what "
+        "does not hold, so none is tried"
     )
 
 

@@ -11,9 +11,10 @@ Q4_K_M's place. Two slots may come to share one rung, which then has to hold the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
 
-from kubequant.api.evaluation import OnGateFailure
+from kubequant.api.evaluation import BENCHMARKED, Metric, OnGateFailure
 from kubequant_worker import ladder
 
 if TYPE_CHECKING:
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from kubequant.api.contract import GateResult
     from kubequant.api.spec import Gate, QuantizationJobSpec
     from kubequant_worker.ladder import Rung
+
+# What a more careful setting, which keeps more, can only make larger (True) or smaller (False).
+# Quality may turn either way from one setting to the next, and so may speed: a kernel decides it.
+_GROWS: Final = {
+    Metric.SIZE_BYTES: True,
+    Metric.PEAK_MEMORY_BYTES: True,
+    Metric.SIZE_REDUCTION_PERCENT: False,
+}
 
 
 @dataclass(slots=True)
@@ -92,6 +101,21 @@ class Escalation:
             and not one.passed
             and _gate_variant(self._spec.gates, one) in {None, slot.asked}
         )
+
+
+def may_help(missed: GateResult) -> bool:
+    """Say whether a more careful setting may hold a gate that does not hold.
+
+    Not where it can only miss the bound by more, nor where the number is one that is not measured:
+    no setting changes that. A benchmark's alone may be missing for being no finite number.
+    """
+    metric = Metric(missed.metric)
+    if missed.value is None:
+        return metric in BENCHMARKED
+    if metric not in _GROWS:
+        return True
+    too_large = missed.max is not None and Decimal(missed.value) > Decimal(missed.max)
+    return _GROWS[metric] is not too_large
 
 
 def _gate_variant(gates: Sequence[Gate], result: GateResult) -> str | None:

@@ -147,6 +147,19 @@ def test_a_ladder_that_ends_fails_with_every_step_and_leaves_the_report(tmp_path
         assert (told["outcome"], len(told["escalation"])) == ("Failed", 2)
 
 
+def test_a_gate_that_more_bits_only_miss_by_more_ends_the_run_at_once(tmp_path: Path) -> None:
+    path = escalating(tmp_path, ["Q4_0"], [{"metric": "SizeReductionPercent", "min": "90"}])
+    ended = kubequant("run", path, "--json")
+
+    assert ended.code == 11
+    assert steps(ended) == [("Q4_0", "Q4_0", False)]
+    message = ended.report["failure"]["message"]
+    assert message.startswith(
+        "Q4_0: a more careful setting than Q4_0 cannot hold what does not hold, so none is tried; "
+        "spec.gates[0]: Q4_0: SizeReductionPercent is "
+    )
+
+
 def test_a_run_killed_in_the_middle_of_an_escalation_leaves_no_manifest(tmp_path: Path) -> None:
     path = escalating(tmp_path, ["Q2_K"], [{"metric": KL, "max": "0.0005"}])
     log = tmp_path / "log"

@@ -14,7 +14,7 @@ from kubequant.api.params import GGUFType
 from kubequant.api.resource import read_manifest
 from kubequant.api.spec import MEMBERS, Method, QuantizationJobSpec
 from kubequant_worker import ladder
-from kubequant_worker.escalation import Escalation
+from kubequant_worker.escalation import Escalation, may_help
 from kubequant_worker.methods.gguf_types import FULL_PRECISION, LEVELS
 
 EVERYTHING = frozenset({"LlamaCpp", *(engine for engine, _, _ in ladder.LADDERS)})
@@ -281,3 +281,29 @@ def test_the_ladders_in_the_document_are_those_of_the_table() -> None:
     document = Path(__file__).parents[3] / "docs" / "gates.md"
 
     assert document.read_text().endswith(f"\n\n{ladder.as_table()}\n")
+
+
+@pytest.mark.parametrize(
+    ("metric", "bounds", "value", "helps"),
+    [
+        pytest.param("PerplexityIncreasePercent", {"max": "2"}, "3", True, id="quality"),
+        pytest.param("BenchmarkScore", {"min": "0.5"}, "0.4", True, id="a score"),
+        pytest.param("Speedup", {"min": "1.5"}, "1.2", True, id="speed, which a kernel decides"),
+        pytest.param("SizeReductionPercent", {"min": "70"}, "60", False, id="too little saved"),
+        pytest.param("SizeReductionPercent", {"max": "70"}, "80", True, id="too much saved"),
+        pytest.param("SizeBytes", {"max": "10"}, "11", False, id="too large"),
+        pytest.param("SizeBytes", {"min": "5", "max": "10"}, "4", True, id="too small"),
+        pytest.param("SizeBytes", {"min": "5", "max": "10"}, "11", False, id="above both bounds"),
+        pytest.param("PeakMemoryBytes", {"max": "10"}, "11", False, id="too much memory"),
+        pytest.param("MeanKLDivergence", {"max": "1"}, None, False, id="not measured"),
+        pytest.param("BenchmarkScore", {"min": "0.5"}, None, True, id="a score that is no number"),
+    ],
+)
+def test_a_more_careful_setting_is_tried_where_it_may_help(
+    metric: str, bounds: dict[str, str], value: str | None, *, helps: bool
+) -> None:
+    missed = GateResult.model_validate(
+        {"variant": "Q4_0", "metric": metric, "passed": False, "value": value, **bounds}
+    )
+
+    assert may_help(missed) is helps
