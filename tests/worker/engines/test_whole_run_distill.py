@@ -17,6 +17,7 @@ import yaml
 from tests.worker.engines.runs import kubequant, program
 from tests.worker.environments import interpreter, variables
 from tests.worker.methods.models import random_gpt2, random_llama
+from tests.worker.run.documents import assert_documents_are_sound
 from tests.worker.run.manifests import TINY, manifest
 
 from kubequant_worker.sources.safetensors_header import read_header
@@ -147,6 +148,10 @@ def test_the_page_draws_the_curve(whole: Run) -> None:
     assert "How it learned" in page
     assert 'aria-label="Loss, nats a token. loss: from' in page
     assert 'aria-label="Learning rate. ' in page
+
+
+def test_page_and_card_are_sound(whole: Run) -> None:
+    assert_documents_are_sound(whole.artifact)
 
 
 def test_nothing_is_left_of_the_checkpoints_and_nothing_names_them(whole: Run) -> None:

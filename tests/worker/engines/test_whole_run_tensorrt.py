@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from tests.worker.engines.runs import kubequant
+from tests.worker.run.documents import assert_documents_are_sound
 from tests.worker.run.manifests import manifest
 
 from kubequant.api.contract import ExitCode
@@ -97,6 +98,10 @@ def test_card_and_page_offer_what_loads_it_and_never_transformers(published: Pub
         assert "trtllm-serve ." in text
         assert "vllm serve ." in text
         assert "AutoModelForCausalLM" not in text
+
+
+def test_page_and_card_are_sound(published: Published) -> None:
+    assert_documents_are_sound(published.folder)
 
 
 def test_the_speed_of_plain_weights_is_not_told_as_the_engines(published: Published) -> None:
