@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.worker.engines.runs import kubequant
+from tests.worker.run.documents import assert_documents_are_sound
 from tests.worker.run.manifests import manifest
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ def test_the_next_method_is_tried_without_measuring_the_original_again(
     assert stages.count("Fetching") == stages.count("Measuring") == 1
     assert stages.count("Quantizing") == stages.count("Verifying") == 2
     assert {text["role"] for text in report["datasets"]} == {"evaluation", "calibration"}
+
+
+def test_page_and_card_are_sound(climbed: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = climbed
+
+    assert_documents_are_sound(folder)
 
 
 def test_the_folder_holds_the_method_that_held_and_nothing_of_the_one_before(
