@@ -79,7 +79,7 @@ def test_the_card_says_how_fast_it_is(published: tuple[Path, Path, Ended]) -> No
     _, _, won = card.partition("## What was won")
     won, _, _ = won.partition("\n## ")
     for model in ("original", "Q8_0", "Q2_K"):
-        assert re.search(rf"^\| {model} \| [\d.]+ MiB \| [\d,]+ ± ", won, re.MULTILINE)
+        assert re.search(rf"^\| {model} \| [\d.]+ MiB \| [\d,.]+ ± ", won, re.MULTILINE)
     assert len(re.findall(r"\| [\d.]+\u00d7 \|", won)) == 2, "how many times as fast"
     assert "32 prompt tokens, 8 new tokens, 2 repetitions" in won
     assert "## Benchmarks" not in card
