@@ -37,18 +37,18 @@ class Layout:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Layout:
-        """Read the variables of the table above, with a pod's defaults."""
-        cache = Path(environment.get("KUBEQUANT_CACHE_DIR") or "/cache")
+        """Read the variables of the table above, with a pod's defaults; all are made absolute."""
+
+        def folder(name: str, default: str) -> Path:
+            return Path(environment.get(f"KUBEQUANT_{name}") or default).absolute()
+
+        cache = folder("CACHE_DIR", "/cache")
         return cls(
-            scratch=Path(environment.get("KUBEQUANT_SCRATCH") or "/scratch"),
+            scratch=folder("SCRATCH", "/scratch"),
             cache=cache if cache.is_dir() else None,
-            credentials=Path(
-                environment.get("KUBEQUANT_CREDENTIALS") or "/var/run/kubequant/credentials"
-            ),
-            volumes=Path(environment.get("KUBEQUANT_VOLUMES") or "/volumes"),
-            termination_log=Path(
-                environment.get("KUBEQUANT_TERMINATION_LOG") or "/dev/termination-log"
-            ),
+            credentials=folder("CREDENTIALS", "/var/run/kubequant/credentials"),
+            volumes=folder("VOLUMES", "/volumes"),
+            termination_log=folder("TERMINATION_LOG", "/dev/termination-log"),
         )
 
     def environment(self) -> dict[str, str]:

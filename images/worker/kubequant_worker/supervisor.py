@@ -71,7 +71,8 @@ def supervise(
     }
     kills_before = oom_kills()
     child = subprocess.Popen(
-        [sys.executable, "-m", "kubequant_worker.runner"],
+        # -P keeps the working directory, which may be a model's, out of the import path.
+        [sys.executable, "-P", "-m", "kubequant_worker.runner"],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,

@@ -60,6 +60,9 @@ _SETTINGS = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+# Where engines work, on a laptop as in a pod. The folder that a user is in may be a model's, and
+# torch loads a libcuda.so.1 from there: a library beside it has an empty entry in its RUNPATH.
+WORKING_FOLDER = "/"
 
 
 # What third-party code raises where it does not know a model; anything else ends the child.
@@ -109,6 +112,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
+                cwd=WORKING_FOLDER,
                 env=child_environment(threads, os.environ, gpus=gpus, online=online),
                 pass_fds=(descriptor, *pass_fds),
             )
@@ -240,6 +244,8 @@ def child_environment(
 ) -> dict[str, str]:
     """Return the child's environment: ours without secrets, with `threads` threads."""
     kept = {name: value for name, value in ours.items() if not name.startswith(_SECRET_PREFIXES)}
+    if folders := kept.get("PYTHONPATH"):  # which is taken from our folder, not from the child's
+        kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders.split(os.pathsep)))
     hidden = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
     offline = {} if online else _OFFLINE
     return {**kept, **_SETTINGS, **offline, **hidden, "OMP_NUM_THREADS": str(threads)}
