@@ -37,6 +37,7 @@ from kubequant_worker.stores.s3_access import (
     S3Place,
     broken_bodies,
     connect,
+    entity_tag,
     s3_errors,
 )
 from kubequant_worker.stores.s3_upload import Pace, Uploader
@@ -180,7 +181,7 @@ class S3Backend:
                 if error.response["Error"]["Code"] in ABSENT:
                     return None
                 raise
-        return Stat(answer["ContentLength"], answer["ETag"], answer.get("ChecksumSHA256"))
+        return Stat(answer["ContentLength"], entity_tag(answer), answer.get("ChecksumSHA256"))
 
     def objects(self) -> dict[str, Stat]:
         """Return every object below the prefix."""
@@ -293,7 +294,7 @@ class S3Backend:
         age = None
         if date:
             age = (parsedate_to_datetime(date) - answer["LastModified"]).total_seconds()
-        return Stored(body, answer["ETag"], age)
+        return Stored(body, entity_tag(answer), age)
 
     def _pieces(self, name: str) -> Iterator[bytes]:
         with s3_errors(self._place, f"reading {name}"):
@@ -305,7 +306,7 @@ class S3Backend:
             answer = self._client.put_object(
                 **self._at(name), Body=body, **condition, **checksum, **self._encryption
             )
-        return str(answer["ETag"])
+        return entity_tag(answer)
 
     def _complete(self, staged: StagedFile, condition: dict[str, str]) -> str:
         with s3_errors(self._place, f"completing the upload of {staged.name}"):
@@ -315,7 +316,7 @@ class S3Backend:
                 MultipartUpload={"Parts": list(staged.parts)},
                 **condition,
             )
-        return str(answer["ETag"])
+        return entity_tag(answer)
 
     def _part_checksum(self, name: str, token: str) -> bool:
         """Send one part with a SHA-256 and say whether the store confirms it."""
@@ -375,7 +376,7 @@ def _is_of(now: Stat, staged: StagedFile) -> bool:
         return False
     if now.checksum is not None and staged.checksum is not None:
         return now.checksum == staged.checksum
-    return now.tag.strip('"') == _multipart_etag(staged)
+    return now.tag == _multipart_etag(staged)
 
 
 def _multipart_etag(staged: StagedFile) -> str:
@@ -383,12 +384,12 @@ def _multipart_etag(staged: StagedFile) -> str:
 
     The MD5 of its parts' ETags and their number (not under SSE-KMS).
     """
-    parts = [str(part["ETag"]).strip('"') for part in staged.parts]
+    parts = [entity_tag(part).strip('"') for part in staged.parts]
     try:
         whole = b"".join(bytes.fromhex(part) for part in parts)
     except ValueError:
         return ""
-    return f"{hashlib.md5(whole, usedforsecurity=False).hexdigest()}-{len(parts)}"
+    return f'"{hashlib.md5(whole, usedforsecurity=False).hexdigest()}-{len(parts)}"'
 
 
 def _sha256(body: bytes) -> str:

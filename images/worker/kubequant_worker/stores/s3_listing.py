@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kubequant_worker.stores.backend import Stat
-from kubequant_worker.stores.s3_access import S3Place, s3_errors
+from kubequant_worker.stores.s3_access import S3Place, entity_tag, s3_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def objects(client: Any, place: S3Place) -> dict[str, Stat]:
     """Return every object below the prefix, by its name there, without checksums."""
     return {
-        entry["Key"].removeprefix(place.key("")): Stat(entry["Size"], entry["ETag"])
+        entry["Key"].removeprefix(place.key("")): Stat(entry["Size"], entity_tag(entry))
         for page in _pages(client, place)
         for entry in page.get("Contents", ())
     }
