@@ -10,7 +10,6 @@ The parent's half (`Child`) and the child's half (`serve`) live here; what is co
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import signal
@@ -26,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
+from kubequant_worker.parent import die_with
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -37,7 +37,6 @@ Message: TypeAlias = tuple[Any, ...]
 Operation: TypeAlias = Callable[..., object]
 
 _TAIL_LINES = 12
-_PR_SET_PDEATHSIG = 1
 # No engine needs these, and what a model's own code cannot see it cannot leak.
 _SECRET_PREFIXES = ("AWS_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "KUBEQUANT_")
 _SETTINGS = {
@@ -283,9 +282,7 @@ def serve(
     `arguments` are the program's: the socket's descriptor and the parent's process id come first.
     """
     descriptor, parent_pid = int(arguments[0]), int(arguments[1])
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before we asked to die with it
-        os._exit(1)
+    die_with(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, _leave)
     parent = Parent(Connection(descriptor))
