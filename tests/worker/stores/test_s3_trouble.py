@@ -309,6 +309,28 @@ def test_a_store_without_conditional_writes_is_used_and_the_probe_says_so(
     assert assert_none_or_true(bucket, credentials)
 
 
+def test_without_conditional_writes_only_uploads_of_long_ago_are_aborted(
+    bucket: Bucket, credentials: Path, faulty_s3: FaultyProxy
+) -> None:
+    def is_probe(method: str, path: str) -> bool:
+        return method == "PUT" and ".probe" in path and "partNumber" not in path
+
+    def lists_uploads(method: str, path: str) -> bool:
+        return method == "GET" and "uploads" in path
+
+    def eight_days_ago(answer: bytes) -> bytes:
+        then = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 8 * 86400)).encode()
+        made = rb"<Initiated>[^<]*</Initiated>"
+        return re.sub(made, b"<Initiated>" + then + b"</Initiated>", answer, count=1)
+
+    for name in ("a-dead.gguf", "b-alive.gguf"):
+        bucket.client.create_multipart_upload(Bucket=bucket.name, Key=f"{BASE}{name}")
+    faulty_s3.fail(is_probe, times=100, status=501, code="NotImplemented")
+    faulty_s3.fail(lists_uploads, rewrite_answer=eight_days_ago)
+    with s3_store(bucket, credentials, endpoint=faulty_s3.endpoint).claim():
+        assert bucket.unfinished() == [f"{BASE}b-alive.gguf"]
+
+
 def test_a_store_that_leaves_out_the_quotes_of_a_completed_upload_is_published_to(
     bucket: Bucket, credentials: Path, faulty_s3: FaultyProxy, tmp_path: Path
 ) -> None:

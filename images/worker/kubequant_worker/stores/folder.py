@@ -182,11 +182,14 @@ class FolderBackend:
             (self._root / STAGING / token).unlink(missing_ok=True)
             self._tidy()
 
-    def sweep(self) -> None:
-        """Delete every staged file."""
+    def sweep(self, *, older_than_seconds: float = 0) -> None:
+        """Delete the staged files that were last written so long ago."""
+        until = time.time() - older_than_seconds
         with self._errors("looking for unfinished files"):
             for path in (self._root / STAGING).glob("*"):
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    if not older_than_seconds or path.stat().st_mtime <= until:
+                        path.unlink()
 
     def vanish(self) -> None:
         """Remove the folder where it is empty but for what is ours."""

@@ -13,6 +13,7 @@ import hashlib
 import logging
 import secrets
 import threading
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -61,7 +62,8 @@ READ_TRIES = 4
 PIECE_BYTES = 1024 * 1024
 WITHOUT_CONDITIONS = (
     "The store knows no conditional writes, so nothing keeps two runs of one digest apart; "
-    "do not start a second one while the first runs."
+    "do not start a second one while the first runs. What a killed run has uploaded is removed "
+    "by a run that starts a week later."
 )
 WITHOUT_CHECKSUMS = (
     "The store keeps no SHA-256 checksums; it verifies what it receives by signed payloads, and "
@@ -250,19 +252,17 @@ class S3Backend:
         except GoneError:
             return
 
-    def sweep(self) -> None:
-        """Abort every upload below the prefix; a store that cannot list them keeps them."""
-        prefix = self._place.key("")
+    def sweep(self, *, older_than_seconds: float = 0) -> None:
+        """Abort uploads below the prefix that are so old; a store that cannot list them keeps them.
+
+        The store's clock is as good as ours, else it had refused what we sign.
+        """
+        until = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
         try:
-            with s3_errors(self._place, "listing unfinished uploads"):
-                pages = self._client.get_paginator("list_multipart_uploads").paginate(
-                    Bucket=self._place.bucket, Prefix=prefix
-                )
-                stale = [
-                    (upload["Key"].removeprefix(prefix), upload["UploadId"])
-                    for page in pages
-                    for upload in page.get("Uploads", ())
-                ]
+            begun = list(s3_listing.uploads(self._client, self._place))
+            stale = [
+                (name, token) for name, token, at in begun if at <= until or not older_than_seconds
+            ]
             for name, token in stale:
                 self.discard(name, token)
         except WorkerError as error:
