@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.nobody import as_nobody, open_folder
 from tests.page.reports import whole_report
 from typer.testing import CliRunner, Result
 
@@ -158,3 +159,17 @@ def test_a_page_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
     assert told.exit_code == 10
     assert f"--html {target}: No such file" in told.stderr
+
+
+@pytest.mark.parametrize("closed", ["report.json", "."])
+def test_a_report_that_may_not_be_read_is_said(closed: str) -> None:
+    with open_folder() as folder:
+        place = artifact(folder / "a", whole_report())
+        kubequant("report", place)
+        (place / closed).chmod(0)
+        with as_nobody():
+            told = kubequant("report", place)
+        (place / closed).chmod(0o700)
+
+    assert told.exit_code == 12
+    assert "cannot be read: Permission denied" in told.stderr

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from tests.nobody import as_nobody, open_folder
 from typer.testing import CliRunner
 
 from kubequant.cli.app import app
+from kubequant.cli.local import _elsewhere
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,3 +193,79 @@ def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
     assert code == 2
     assert "nowhere" in err
+
+
+def test_a_key_that_is_given_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    path = written(tmp_path, "twice.yaml", OTHERS + "---\n" + GOOD + "  method: GPTQ\n")
+
+    code, out, err = validate(path)
+
+    assert code == 10
+    assert f"{path}:17: spec.method: is given twice, first in line 15" in err
+    assert out == "0 valid, 1 not, in 1 files\n"
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+def test_what_is_nested_too_deeply_is_an_error_of_its_file_alone(
+    tmp_path: Path, suffix: str
+) -> None:
+    deep = "[" * 3000 + "]" * 3000
+    path = written(tmp_path, f"deep.{suffix}", f'{{"apiVersion": "kubequant.dev/v1", "x": {deep}}}')
+    written(tmp_path, "good.yaml", GOOD)
+    written(tmp_path, f"theirs.{suffix}", f'{{"x": {deep}}}')
+
+    code, out, err = validate(tmp_path)
+
+    assert code == 10
+    assert f"{path}:1: not valid YAML: it is nested too deeply" in err
+    assert "theirs" not in err
+    assert out == "1 valid, 1 not, in 3 files\n"
+
+
+def test_a_key_that_is_no_string_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, "number.yaml", GOOD + "  7: x\n")
+
+    code, _, err = validate(path)
+
+    assert code == 10
+    assert f"{path}:5: spec[7]: is not a field (allowed: model, " in err
+
+
+def test_a_manifest_that_may_not_be_read_is_said(tmp_path: Path) -> None:
+    validate(written(tmp_path, "good.yaml", GOOD))
+    with open_folder() as folder:
+        path = written(folder, "closed.yaml", GOOD)
+        path.chmod(0)
+        with as_nobody():
+            code, _, err = validate(path)
+            ran = CliRunner().invoke(app, ["run", str(path)])
+
+    assert (code, ran.exit_code) == (10, 10)
+    assert f"{path}: cannot be read: Permission denied" in err
+    assert f"{path}: cannot be read: Permission denied" in ran.stderr
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["a file", "not to be written to"])
+def test_a_working_space_that_cannot_serve_is_said(*, closed: bool) -> None:
+    with open_folder() as folder:
+        path = written(folder, "good.yaml", GOOD)
+        work = folder / "work"
+        if closed:
+            work.mkdir(mode=0o555)
+        else:
+            work.write_text("")
+        with as_nobody():
+            ran = CliRunner().invoke(app, ["run", str(path), "--work-dir", str(work)])
+
+    assert ran.exit_code == 10
+    assert f"--work-dir: {work}" in ran.stderr
+    assert "name a folder" in ran.stderr
+
+
+@pytest.mark.parametrize("output", ["here", "file://here"])
+def test_an_output_of_the_command_is_taken_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert _elsewhere({"uri": "file://there"}, output) == {"uri": f"file://{tmp_path}/here"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree as ET
 
+import matplotlib as mpl
 import pytest
 from tests.page.hostile import TEXTS
 
@@ -123,3 +124,11 @@ def test_losses_of_other_orders_are_parted_by_factors() -> None:
     assert {"A", "B", "C", "0.001", "0.01", "0.1"} <= set(words)
     # No factor leads to zero and beyond.
     assert "0.0" in scattered(("A", 1, 0.2), ("B", 2, 0.12), ("C", 3, -0.05))
+
+
+def test_a_matplotlibrc_in_the_working_folder_does_not_change_a_plot() -> None:
+    # It is read when matplotlib is imported, and `usetex` would start latex.
+    with mpl.rc_context({"text.usetex": True, "lines.linewidth": 9, "axes.grid": True}):
+        drawn = bars("Size", ROWS)
+
+    assert drawn == DRAWN["bars"]

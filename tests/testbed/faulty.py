@@ -28,6 +28,7 @@ class Fault:
     spoil_request: bool = False
     spoil_answer: bool = False
     lose_answer: bool = False
+    rewrite_answer: Callable[[bytes], bytes] | None = None
     before: Callable[[], None] | None = None
 
 
@@ -101,6 +102,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault and fault.spoil_answer and content:
             content = content[:-1] + bytes([content[-1] ^ 1])
+        if fault and fault.rewrite_answer:
+            content = fault.rewrite_answer(content)
+            self._answer(answer.status, dict(answer.getheaders()), content)
+            return
         length = answer.getheader("Content-Length") or str(len(content))
         self._answer(answer.status, dict(answer.getheaders()), content, length)
 

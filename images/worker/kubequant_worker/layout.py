@@ -12,13 +12,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 REQUEST_VARIABLE = "KUBEQUANT_RUN"
 # Set by a supervisor whose own standard output is to hold nothing but the report.
@@ -37,18 +40,18 @@ class Layout:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Layout:
-        """Read the variables of the table above, with a pod's defaults."""
-        cache = Path(environment.get("KUBEQUANT_CACHE_DIR") or "/cache")
+        """Read the variables of the table above, with a pod's defaults; all are made absolute."""
+
+        def folder(name: str, default: str) -> Path:
+            return Path(environment.get(f"KUBEQUANT_{name}") or default).absolute()
+
+        cache = folder("CACHE_DIR", "/cache")
         return cls(
-            scratch=Path(environment.get("KUBEQUANT_SCRATCH") or "/scratch"),
+            scratch=folder("SCRATCH", "/scratch"),
             cache=cache if cache.is_dir() else None,
-            credentials=Path(
-                environment.get("KUBEQUANT_CREDENTIALS") or "/var/run/kubequant/credentials"
-            ),
-            volumes=Path(environment.get("KUBEQUANT_VOLUMES") or "/volumes"),
-            termination_log=Path(
-                environment.get("KUBEQUANT_TERMINATION_LOG") or "/dev/termination-log"
-            ),
+            credentials=folder("CREDENTIALS", "/var/run/kubequant/credentials"),
+            volumes=folder("VOLUMES", "/volumes"),
+            termination_log=folder("TERMINATION_LOG", "/dev/termination-log"),
         )
 
     def environment(self) -> dict[str, str]:
@@ -66,8 +69,40 @@ class Layout:
         """The whole report of this run, written by the run and read by its supervisor."""
         return self.scratch / "report.json"
 
+    @contextmanager
+    def alone(self) -> Iterator[tuple[int, ...]]:
+        """Keep every other run out of the scratch folder in the block.
+
+        Gives the descriptor that does so; a process that inherits it and outlives us does so
+        further. The kernel lets go of it with the last one, so that a killed run is in nobody's
+        way. Where the file system takes no file or no lock, there is no descriptor.
+
+        Raises:
+            BlockingIOError: Another run works there.
+        """
+        try:
+            lock = os.open(self.scratch / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError:
+            yield ()
+            return
+        try:
+            yield (lock,) if _locked(lock) else ()
+        finally:
+            os.close(lock)
+
     def clear(self) -> None:
         """Remove what a run made: large, and of no use to anybody once it has ended."""
         for name in ("method", "artifact"):
             shutil.rmtree(self.scratch / name, ignore_errors=True)
         (self.scratch / "logits.f16").unlink(missing_ok=True)
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock a file against other processes, and say whether its file system knows locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True

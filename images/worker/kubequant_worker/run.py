@@ -6,6 +6,7 @@ Nothing here knows signals, exit codes or how progress is shown; that is `runner
 from __future__ import annotations
 
 import logging
+import os
 import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ from kubequant_worker.page import PAGE_NAME, report_page
 from kubequant_worker.preflight import check_room, refuse_what_is_missing, require_secrets
 from kubequant_worker.provenance import statement
 from kubequant_worker.record import Record, failure_of, now
+from kubequant_worker.redaction import Redactor
 from kubequant_worker.sources import fetch_model, inspect_model
 from kubequant_worker.sources.leftovers import bytes_there
 from kubequant_worker.sources.model_folder import architecture
@@ -96,6 +98,7 @@ class Run:
         self._spec = request.spec
         self._layout = layout
         self._progress = progress
+        self._redactor = Redactor.of_run(layout.credentials, os.environ)
         self._uploaded = UploadedBytes()
         self._student = Student(request.spec, layout)
         output = request.spec.output
@@ -275,10 +278,14 @@ class Run:
         artifact = Artifact(uri=publication.uri, report_uri=f"{publication.uri}report.json")
         with self._stage(Stage.REPORTING):
             report = self._published_report(artifact)
-            publication.add_bytes(report_json(report), "report.json")
-            publication.add_bytes(report_page(report), PAGE_NAME)
-            publication.add_bytes(model_card(report), "README.md")
-            publication.add_bytes(statement(report), "provenance.json")
+            documents = {
+                "report.json": report_json(report),
+                PAGE_NAME: report_page(report),
+                "README.md": model_card(report),
+                "provenance.json": statement(report),
+            }
+            for name, content in documents.items():
+                publication.add_bytes(self._redactor.clean_bytes(content), name)
             engine = next((one.engine_detail for one in report.variants), None)
             files = publication.uploaded()
             manifest = Manifest.of(self._request.name, self._request.digest, files, engine=engine)
@@ -307,7 +314,8 @@ class Run:
         code = error.exit_code
         report = self.failed(code, failure_of(code, error.reason, error.message, error.advice))
         try:
-            store.leave({"report.json": report_json(report), PAGE_NAME: report_page(report)})
+            documents = {"report.json": report_json(report), PAGE_NAME: report_page(report)}
+            store.leave({n: self._redactor.clean_bytes(c) for n, c in documents.items()})
         except WorkerError as trouble:
             _log.warning("the report could not be left at %s: %s", store.uri, trouble)
             self.record.left_at = ""

@@ -1,4 +1,7 @@
-"""The process that a run takes place in: signals in, report and exit code out."""
+"""The process that a run takes place in: signals in, report and exit code out.
+
+`python -m kubequant_worker.runner PARENT-PID`, which it does not outlive.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
@@ -16,6 +19,7 @@ from kubequant.api.contract import ExitCode, Failure, FailureReason, RunReport, 
 from kubequant_worker import report_file
 from kubequant_worker.errors import InterruptedRunError, WorkerError
 from kubequant_worker.layout import QUIET_VARIABLE, REQUEST_VARIABLE, Layout
+from kubequant_worker.parent import die_with
 from kubequant_worker.progress import Progress
 from kubequant_worker.record import failure_of
 from kubequant_worker.redaction import Redactor
@@ -32,6 +36,7 @@ _log = logging.getLogger(__name__)
 
 def main() -> int:
     """Run the request of the environment and return the exit code."""
+    die_with(int(sys.argv[1]))
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s"
     )
@@ -107,19 +112,19 @@ def _progress() -> Iterator[Progress]:
     if os.environ.get(QUIET_VARIABLE):
         yield Progress()
         return
-    console = Console()
-    if not console.is_terminal:
+    if not sys.stdout.isatty():
         yield Progress([LogLines(sys.stdout)])
         return
-    with TerminalBar(console) as bar:
+    with TerminalBar(Console()) as bar:
         yield Progress([bar])
 
 
 def leave(code: int) -> NoReturn:
     """End the process now: a request that stalls in an uploading thread must not hold it up."""
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # whoever read it may be gone
+            stream.flush()
     os._exit(code)
 
 

@@ -1,12 +1,14 @@
 """How progress is shown: a live bar on a terminal, structured lines elsewhere.
 
-The operator's status server will be one more sink. Nothing here knows what a stage does.
+The operator's status server will be one more sink. Nothing here knows what a stage does. A run goes
+on where its terminal was closed, or what read its lines has ended.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Self
 
 from rich.progress import (
@@ -48,15 +50,21 @@ class TerminalBar:
 
     def __enter__(self) -> Self:
         """Start drawing."""
-        self._bar.start()
+        with suppress(OSError):
+            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop drawing and leave the finished stages on the screen."""
-        self._bar.stop()
+        with suppress(OSError):
+            self._bar.stop()
 
     def update(self, snapshot: Snapshot) -> None:
         """Show `snapshot`; a new stage starts a new line."""
+        with suppress(OSError):
+            self._draw(snapshot)
+
+    def _draw(self, snapshot: Snapshot) -> None:
         if self._stage is not snapshot.stage or self._task is None:
             self._stage = snapshot.stage
             self._task = self._bar.add_task(str(snapshot.stage), total=1.0, eta="", note="")
@@ -97,8 +105,9 @@ class LogLines:
             line["etaSeconds"] = round(snapshot.eta_seconds)
         if snapshot.message:
             line["message"] = snapshot.message
-        self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._stream.flush()
+        with suppress(OSError):
+            self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._stream.flush()
 
 
 def duration(seconds: float) -> str:

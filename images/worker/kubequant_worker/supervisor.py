@@ -3,7 +3,7 @@
 Engines abort (`GGML_ASSERT`), the kernel kills what outgrew its memory, and a native call blocks
 Python's signal handlers for minutes. The supervisor is a small process that does none of the work,
 so it is still there then: it passes SIGTERM on and kills after a grace period, and it writes the
-termination message in every case.
+termination message in every case. Where it is killed itself, the run dies with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 # A pod has 30 seconds by default, of which the kubelet and the runtime take some; the issue asks
 # for ten.
 GRACE_SECONDS = 7.0
+# SIGHUP comes when the terminal is closed.
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SHOW_CURSOR = "\x1b[?25h"
 LAST_LINES = 20
 LAST_CHARACTERS = 800
 # With these a run ends by itself, so only its report's way was barred. Python itself exits with 1.
@@ -60,8 +63,29 @@ def supervise(
     `quiet` leaves the progress out.
     """
     layout.scratch.mkdir(parents=True, exist_ok=True)
-    layout.report.unlink(missing_ok=True)
     redactor = Redactor.of_run(layout.credentials, os.environ)
+    with ExitStack() as opened:
+        try:
+            lock = opened.enter_context(layout.alone())
+        except BlockingIOError:
+            report = _refused(request, layout)
+        else:
+            report = _run(request, layout, lock, redactor, forward, quiet=quiet)
+    write_termination(layout.termination_log, redactor.clean(encode_termination(report)))
+    return ExitCode(report.exit_code), report
+
+
+def _run(
+    request: RunRequest,
+    layout: Layout,
+    lock: tuple[int, ...],
+    redactor: Redactor,
+    forward: Callable[[str], None],
+    *,
+    quiet: bool,
+) -> RunReport:
+    """Run `request` in a child process, which holds `lock` too, and return its report."""
+    layout.report.unlink(missing_ok=True)
     environment = {
         **os.environ,
         **layout.environment(),
@@ -71,12 +95,14 @@ def supervise(
     }
     kills_before = oom_kills()
     child = subprocess.Popen(
-        [sys.executable, "-m", "kubequant_worker.runner"],
+        # -P keeps the working directory, which may be a model's, out of the import path.
+        [sys.executable, "-P", "-m", "kubequant_worker.runner", str(os.getpid())],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
         start_new_session=True,
+        pass_fds=lock,
     )
     lines: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
     reader = threading.Thread(target=_forward, args=(child, redactor, lines, forward), daemon=True)
@@ -85,18 +111,30 @@ def supervise(
         status = child.wait()
     _kill_group(child.pid)
     reader.join(timeout=2)
+    if not quiet:
+        _show_cursor()
     report = report_file.read(layout.report)
-    if report is None:
-        report = _report_for(
-            request,
-            status,
-            interrupted=interrupted(),
-            oom_killed=oom_kills() > kills_before,
-            written=layout.report.exists(),
-            last_lines=list(lines),
-        )
-    write_termination(layout.termination_log, redactor.clean(encode_termination(report)))
-    return ExitCode(report.exit_code), report
+    if report is not None:
+        return report
+    return _report_for(
+        request,
+        status,
+        interrupted=interrupted(),
+        oom_killed=oom_kills() > kills_before,
+        written=layout.report.exists(),
+        last_lines=list(lines),
+    )
+
+
+def _refused(request: RunRequest, layout: Layout) -> RunReport:
+    """Return the report of a run that found another one in its scratch folder."""
+    return failed_report(
+        request,
+        ExitCode.UNAVAILABLE,
+        FailureReason.ANOTHER_PUBLISHER,
+        f"Another run of this manifest works in {layout.scratch}.",
+        advice="Wait for its end, or let this one work elsewhere (--work-dir).",
+    )
 
 
 def _forward(
@@ -115,7 +153,10 @@ def _forward(
 
 @contextmanager
 def _signals_passed_on(child: subprocess.Popen[str]) -> Iterator[Callable[[], bool]]:
-    """Pass SIGTERM and SIGINT to `child`, and kill its group when the grace period is over."""
+    """Pass on what asks to end as SIGTERM, and kill `child`'s group after the grace period.
+
+    What the user let us ignore (`nohup`, a script's `&`) stays ignored.
+    """
     state = {"interrupted": False}
 
     def kill_later() -> None:
@@ -130,12 +171,24 @@ def _signals_passed_on(child: subprocess.Popen[str]) -> Iterator[Callable[[], bo
             child.terminate()
             threading.Thread(target=kill_later, daemon=True).start()
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        number: signal.signal(number, pass_on)
+        for number in ENDING
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield lambda: state["interrupted"]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _show_cursor() -> None:
+    """Show the terminal's cursor: a run that was killed beside its progress bar left it hidden."""
+    with suppress(OSError):
+        if sys.stdout.isatty():
+            sys.stdout.write(SHOW_CURSOR)
+            sys.stdout.flush()
 
 
 def _kill_group(leader: int) -> None:

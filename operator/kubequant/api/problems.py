@@ -280,6 +280,7 @@ def _bare(kind: Any) -> Any:
 _SENTENCES: Final[dict[str, Callable[[_Trouble], str]]] = {
     "missing": lambda t: _missing(t.model, t.loc),
     "extra_forbidden": lambda t: _unknown_field(t.model, t.loc),
+    "invalid_key": lambda t: _unknown_field(t.model, t.loc),
     "enum": _not_one_of,
     "literal_error": _not_one_of,
     "rule": lambda t: f"{t.context['sentence']}{t.got}",

@@ -7,6 +7,7 @@ the worker runs, `tables` shows. Exit codes are the worker's.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -101,7 +102,12 @@ def run(
     except LocalRunError as error:
         _complain(error.sentences)
         raise typer.Exit(ExitCode.BAD_REQUEST) from error
-    _show(report, as_json=as_json)
+    try:
+        _show(report, as_json=as_json)
+        sys.stdout.flush()
+    except (OSError, SystemExit):
+        # Whoever read us, or the terminal, is gone; the exit code still says how the run ended.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise typer.Exit(code)
 
 

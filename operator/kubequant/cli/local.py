@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -34,7 +35,11 @@ class LocalRunError(Exception):
 
 def select_job(file: Path, name: str | None) -> tuple[QuantizationJob, Path]:
     """Return the QuantizationJob in `file` called `name` (or the only one), and its folder."""
-    if not file.is_file():
+    try:
+        is_file = file.is_file()
+    except OSError as error:
+        raise LocalRunError(f"{file}: cannot be read: {error.strerror}") from error
+    if not is_file:
         raise LocalRunError(f"{file}: there is no such file")
     jobs = find_jobs(file, local=True)
     # What cannot be read has no name, and may be the one that was asked for.
@@ -95,7 +100,8 @@ def run_locally(
 
 def _elsewhere(place: dict[str, Any], output: str) -> dict[str, Any]:
     """Return `spec.output` for another address; how S3 is reached serves no other kind of place."""
-    uri = output if "://" in output else f"{FILE_SCHEME}{Path(output).resolve()}"
+    path = output.removeprefix(FILE_SCHEME)
+    uri = path if "://" in path else f"{FILE_SCHEME}{Path(path).resolve()}"
     kept = place if uri.startswith("s3://") else {}
     return {**kept, "uri": uri}
 
@@ -104,14 +110,20 @@ def _supervised(
     request: RunRequest, work: Path, volumes: list[str], *, quiet: bool
 ) -> tuple[ExitCode, RunReport]:
     scratch = work / f"{request.name}-{request.digest}"
-    layout = Layout(
-        scratch=scratch,
-        cache=None,
-        credentials=work / "credentials",
-        volumes=_volumes(work / "volumes", volumes),
-        termination_log=scratch / "termination-log",
-    )
-    log = (work / "worker.log").open("a", encoding="utf-8") if quiet else None
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        if not os.access(scratch, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(scratch))
+        layout = Layout(
+            scratch=scratch,
+            cache=None,
+            credentials=work / "credentials",
+            volumes=_volumes(work / "volumes", volumes),
+            termination_log=scratch / "termination-log",
+        )
+        log = (work / "worker.log").open("a", encoding="utf-8") if quiet else None
+    except OSError as error:
+        raise LocalRunError(_unusable(work, error)) from error
     try:
         return supervise(
             request,
@@ -124,6 +136,13 @@ def _supervised(
             # A full disk costs lines of the log, not the report.
             with suppress(OSError):
                 log.close()
+
+
+def _unusable(folder: Path, error: OSError) -> str:
+    return (
+        f"--work-dir: {error.filename or folder}: {error.strerror}; name a folder that you may "
+        "write to, or one that is still to be made"
+    )
 
 
 def _volumes(root: Path, words: list[str]) -> Path:

@@ -47,19 +47,24 @@ def find_jobs(path: Path, *, local: bool) -> list[Found]:
     `local` allows what only a local run can use, like `file://`. A file that is not YAML is an
     error only if it names our API group: chart templates are not YAML and none of our business.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return [Found("", None, (f"{path}: cannot be read: {error.strerror}",))]
     if path.suffix == ".json":
         text = _without_tabs(text)
     try:
         documents = [_Document(content, node) for content, node in _documents(text)]
+        return [_found(path, document, local=local) for document in documents if document.is_ours]
+    except RecursionError:
+        line, problem = 1, "it is nested too deeply"
     except (yaml.YAMLError, ValueError) as error:  # ValueError: 2026-02-30 is read as a date
-        if API_GROUP not in text:
-            return []
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
         problem = getattr(error, "problem", None) or str(error) or "it cannot be parsed"
-        return [Found("", None, (f"{path}:{line}: not valid YAML: {problem}",))]
-    return [_found(path, document, local=local) for document in documents if document.is_ours]
+    if API_GROUP not in text:
+        return []
+    return [Found("", None, (f"{path}:{line}: not valid YAML: {problem}",))]
 
 
 def _without_tabs(text: str) -> str:
@@ -131,9 +136,35 @@ def _child(node: yaml.Node, *steps: str | int) -> yaml.Node | None:
 def _found(path: Path, document: _Document, *, local: bool) -> Found:
     metadata = document.content.get("metadata")
     name = str(metadata.get("name", "")) if isinstance(metadata, dict) else ""
+    if twice := tuple(_given_twice(document.node)):
+        return Found(name, None, tuple(f"{path}:{sentence}" for sentence in twice))
     try:
         job = parse(QuantizationJob, document.content, local=local)
     except InvalidInputError as error:
         lines = ((document.line_of(problem.path), problem) for problem in error.problems)
         return Found(name, None, tuple(f"{path}:{line}: {problem}" for line, problem in lines))
     return Found(name, job)
+
+
+def _given_twice(node: yaml.Node) -> Iterator[str]:
+    """Return "line: sentence" for each key that its mapping holds twice; YAML keeps the last."""
+    seen: set[int] = set()  # an alias stands for its node, however often it is written
+
+    def look(node: yaml.Node, at: str) -> Iterator[str]:
+        if id(node) in seen or isinstance(node, yaml.ScalarNode):
+            return
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                yield from look(item, f"{at}[{index}]")
+            return
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                path, line = f"{at}.{key.value}" if at else key.value, key.start_mark.line + 1
+                if key.value in lines:
+                    yield f"{line}: {path}: is given twice, first in line {lines[key.value]}"
+                lines.setdefault(key.value, line)
+                yield from look(value, path)
+
+    return look(node, "")

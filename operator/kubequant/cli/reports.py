@@ -39,10 +39,13 @@ def read_report(place: str, endpoint: str = "") -> RunReport:
 
 def _from_folder(place: str) -> bytes:
     path = Path(place.removeprefix("file://"))
-    path = path / REPORT_NAME if path.is_dir() else path
-    if not path.is_file():
-        raise ReportError(f"{path}: there is no report here; name the folder of an artifact")
-    return path.read_bytes()
+    try:
+        path = path / REPORT_NAME if path.is_dir() else path
+        if path.is_file():
+            return path.read_bytes()
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be read: {error.strerror}") from error
+    raise ReportError(f"{path}: there is no report here; name the folder of an artifact")
 
 
 def _from_s3(place: str, endpoint: str) -> bytes:

@@ -60,6 +60,19 @@ def test_no_secret_reaches_the_child(engine: LlamaEngine, monkeypatch: pytest.Mo
     assert b"HF_HUB_OFFLINE=1" in environment
 
 
+def test_a_child_works_outside_of_the_users_folder_and_finds_what_is_named_from_there(
+    engine: LlamaEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The folder may be a model's, and hold a libcuda.so.1.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "beside")
+    engine.child.call("close")
+    process = psutil.Process(engine.child.pid)
+
+    assert process.cwd() == "/"
+    assert process.environ()["PYTHONPATH"] == str(tmp_path / "beside")
+
+
 def test_a_signal_interrupts_a_computation_at_once(every_type: Made, tmp_path: Path) -> None:
     def interrupt(*_: object) -> None:
         raise InterruptedRunError("SIGTERM came")

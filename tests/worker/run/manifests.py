@@ -14,7 +14,8 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 TINY = ROOT / "examples" / "models" / "tiny-llama"
-COMMAND = [sys.executable, "-m", "kubequant.cli"]
+# As the installed command, which does not look for modules in the working folder either.
+COMMAND = [sys.executable, "-P", "-m", "kubequant.cli"]
 SECRET = "wJalrXUtnFEMI-K7MDENG-bPxRfiCYEXAMPLEKEY"
 
 
@@ -73,10 +74,11 @@ def command(*words: str | Path) -> list[str]:
     return [*COMMAND, *map(str, words)]
 
 
-def kubequant(*words: str | Path, **extra: str) -> Ended:
-    """Run `kubequant` with these words and `extra` variables, and wait for its end."""
+def kubequant(*words: str | Path, cwd: Path | None = None, **extra: str) -> Ended:
+    """Run `kubequant` with these words and `extra` variables in a folder, and wait for its end."""
     done = subprocess.run(
         command(*words),
+        cwd=cwd,
         env=environment(**extra),
         capture_output=True,
         text=True,

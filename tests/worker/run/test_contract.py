@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -20,6 +18,7 @@ from kubequant.api.contract import LIMIT_BYTES, RunReport, decode_termination
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 WORKER = [sys.executable, "-m", "kubequant_worker"]
 DIGEST = "0123abcd"
@@ -260,18 +259,3 @@ def test_secrets_are_in_no_log_report_or_traceback(pod: Callable[..., Pod]) -> N
     assert "[redacted]" in said
     assert SECRET not in said
     assert "[redacted]" in one.report().to_json()["failure"]["message"]
-
-
-def test_the_worker_reads_nothing_of_its_working_directory(
-    pod: Callable[..., Pod], tmp_path: Path
-) -> None:
-    one = pod(gguf={"types": ["Q4_0"]}, evaluation={"skip": ["Perplexity", "Generations"]})
-    (tmp_path / "torch.py").write_text("raise SystemExit('the working directory was imported')")
-    here = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        code = one.run()
-    finally:
-        os.chdir(here)
-
-    assert code == 0, one.err.read_text()

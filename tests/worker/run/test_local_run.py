@@ -322,3 +322,22 @@ def test_a_volume_is_a_folder_on_this_machine(tmp_path: Path) -> None:
 
     assert ended.code == 0, ended.err
     assert len(list((tmp_path / "results" / "here" / "tiny").iterdir())) == 1
+
+
+def test_nothing_of_the_current_folder_is_executed(tmp_path: Path) -> None:
+    # What the command, its worker, the engines' processes and the pages import.
+    model = tmp_path / "downloaded"
+    model.mkdir()
+    modules = (
+        "boto3", "gguf", "huggingface_hub", "jinja2", "json", "kubequant", "llama_cpp", "logging",
+        "matplotlib", "numpy", "pydantic", "rich", "safetensors", "sitecustomize", "torch",
+        "transformers", "typer", "usercustomize", "yaml",
+    )  # fmt: skip
+    for name in modules:
+        (model / f"{name}.py").write_text("raise SystemExit('the current folder was imported')")
+    evaluation = {"skip": ["Generations", "Performance"], "perplexity": {"maxTokens": 2048}}
+    path = manifest(tmp_path, gguf={"types": ["Q4_0"]}, evaluation=evaluation)
+
+    ended = kubequant("run", path, "--json", cwd=model)
+
+    assert ended.code == 0, ended.err

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.nobody import as_nobody, open_folder
 from tests.worker.hostile import (
     NAMES,
     SAFETENSORS,
@@ -165,6 +166,51 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     assert error.value.reason is FailureReason.UNSAFE_MODEL
 
 
+def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "model", good_model())
+    (tmp_path / "model" / "again.json").symlink_to("again.json")
+    with pytest.raises(BadRequestError, match=r"again\.json.*leads to itself") as error:
+        inspect_model(local(tmp_path / "model"), credentials=tmp_path, volumes=tmp_path)
+    assert error.value.reason is FailureReason.UNSAFE_MODEL
+
+
+@pytest.mark.parametrize(
+    "closed",
+    [
+        pytest.param("outer", id="a folder above the model"),
+        pytest.param("outer/model", id="the model's own folder"),
+        pytest.param("outer/model/model.safetensors", id="the weights"),
+    ],
+)
+def test_what_may_not_be_read_is_named(tmp_path: Path, closed: str) -> None:
+    # Once as root, so that all that is imported late is there.
+    fetch(tmp_path, good_model())
+    with open_folder() as folder:
+        write(folder / "outer" / "model", good_model())
+        (folder / "outer" / "model" / "lost+found").mkdir(mode=0)
+        into = folder / "into"
+        into.mkdir()
+        into.chmod(0o777)
+        (folder / closed).chmod(0)
+        with as_nobody(), pytest.raises(AccessError, match="may not be read") as error:
+            fetch_model(
+                local(folder / "outer" / "model"), into=into, credentials=folder, volumes=folder
+            )
+        (folder / closed).chmod(0o700)
+    assert error.value.reason is FailureReason.ACCESS_DENIED
+    assert error.value.message.startswith("spec.model.uri: ")
+
+
+def test_a_folder_below_that_may_not_be_read_is_passed_over(tmp_path: Path) -> None:
+    fetch(tmp_path, good_model())
+    with open_folder() as folder:
+        write(folder / "model", good_model())
+        (folder / "model" / "lost+found").mkdir(mode=0)
+        with as_nobody():
+            listing = inspect_model(local(folder / "model"), credentials=folder, volumes=folder)
+    assert listing.weight_bytes == len(good_weights())
+
+
 def test_links_inside_the_folder_are_followed(tmp_path: Path) -> None:
     folder = write(tmp_path / "model", without("model.safetensors"))
     write(folder, {".data/weights": good_weights()})
@@ -278,8 +324,9 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_claim_that_is_not_mounted_is_named(tmp_path: Path) -> None:
     model = ModelSource(uri="pvc://models/llama")
-    with pytest.raises(AccessError, match="'models' is not mounted"):
+    with pytest.raises(AccessError, match="'models' is not mounted") as error:
         inspect_model(model, credentials=tmp_path, volumes=tmp_path)
+    assert "--volume models=FOLDER" in error.value.advice
 
 
 def test_a_mounted_claim_is_read(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import logging
 import os
 import subprocess
 import sys
+import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +26,8 @@ from kubequant_worker.errors import AccessError, BadRequestError, UnavailableErr
 from kubequant_worker.sources import fetch_dataset, fetch_model, inspect_model
 from kubequant_worker.sources import s3 as s3_module
 from kubequant_worker.sources.leftovers import bytes_there
-from kubequant_worker.sources.s3_download import RANGE_BYTES, PieceCheck
+from kubequant_worker.sources.s3_download import RANGE_BYTES, Downloader, PieceCheck
+from kubequant_worker.sources.source import Origin, RemoteFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +55,19 @@ def stored(bucket: Bucket) -> Bucket:
         else:
             bucket.put(f"models/tiny/{name}", content)
     return bucket
+
+
+def _upload_uneven_parts(bucket: Bucket, key: str, content: bytes, *sizes: int) -> None:
+    where = {"Bucket": bucket.name, "Key": key}
+    upload = bucket.client.create_multipart_upload(**where)["UploadId"]
+    stream, parts = io.BytesIO(content), []
+    for number, size in enumerate([*sizes, len(content) - sum(sizes)], 1):
+        part = {"UploadId": upload, "PartNumber": number}
+        answer = bucket.client.upload_part(**where, **part, Body=stream.read(size))
+        parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+    bucket.client.complete_multipart_upload(
+        **where, UploadId=upload, MultipartUpload={"Parts": parts}
+    )
 
 
 def _upload_parts(bucket: Bucket, key: str, content: bytes) -> None:
@@ -171,7 +187,87 @@ def test_a_store_that_always_returns_wrong_bytes_is_named(
     assert not (tmp_path / "into" / "model.safetensors").exists()
 
 
-def test_a_connection_that_is_reset_or_stalls_is_made_again(
+def asks_for_parts(method: str, path: str) -> bool:
+    return method == "HEAD" and "partNumber" in path
+
+
+def test_parts_of_unequal_sizes_are_checked_by_what_the_store_says_of_each(
+    stored: Bucket, credentials: Path, faulty_s3: FaultyProxy, tmp_path: Path
+) -> None:
+    # As many parts as there were if all were as large as the first.
+    sizes = 16 * 2**20, 6 * 2**20
+    _upload_uneven_parts(stored, "models/tiny/model.safetensors", LARGE, *sizes)
+    model = source(stored, faulty_s3.endpoint)
+    fetched = fetch_model(model, into=tmp_path / "good", credentials=credentials)
+    assert (fetched.folder / "model.safetensors").read_bytes() == LARGE
+
+    faulty_s3.fail(downloads, times=1000, spoil_answer=True)
+    with pytest.raises(UnavailableError, match="arrived with other bytes"):
+        fetch_model(model, into=tmp_path / "spoiled", credentials=credentials)
+
+
+@pytest.mark.parametrize("skip", [0, 1], ids=["of none", "of the first alone"])
+def test_a_checksum_over_parts_proves_nothing_where_the_store_does_not_tell_their_sizes(
+    stored: Bucket, credentials: Path, faulty_s3: FaultyProxy, tmp_path: Path, skip: int
+) -> None:
+    sizes = 16 * 2**20, 6 * 2**20
+    _upload_uneven_parts(stored, "models/tiny/model.safetensors", LARGE, *sizes)
+    faulty_s3.fail(asks_for_parts, times=100, skip=skip, status=400, code="InvalidArgument")
+    fetched = fetch_model(
+        source(stored, faulty_s3.endpoint), into=tmp_path / "into", credentials=credentials
+    )
+    assert (fetched.folder / "model.safetensors").read_bytes() == LARGE
+
+
+@pytest.mark.parametrize(
+    ("etag", "is_known"),
+    [
+        pytest.param("0f343b0931126a20f133d67c2b018a3b", True, id="an MD5"),
+        pytest.param("0f343b0931126a20f133d67c2b018a3b-1", True, id="an MD5 over parts"),
+        pytest.param("CJ-3x5-Q8voCEAE", False, id="hyphens and letters, as Google's"),
+        pytest.param("0F343B0931126A20F133D67C2B018A3B-1", False, id="capitals, as Alibaba's"),
+        pytest.param("0f343b0931126a20f133d67c2b018a3b-one", False, id="no number of parts"),
+        pytest.param("0x8DB4C9C1A5B1D2F", False, id="a time, as Azure's"),
+    ],
+)
+def test_only_an_etag_of_a_known_form_is_held_against_the_bytes(
+    stored: Bucket, credentials: Path, etag: str, *, is_known: bool
+) -> None:
+    model = source(stored)
+    origin = Origin(
+        model.uri, None, model.s3, credentials / "model", credentials, "spec.model", "model"
+    )
+    opened = s3_module.S3Source(origin)
+    downloader = Downloader(opened._client, opened._place, credentials)
+    file = RemoteFile("config.json", len(FILES["config.json"]), tag=f'"{etag}"')
+
+    assert (downloader._known_check(file) is not None) == is_known
+
+
+def test_a_connection_that_falls_silent_in_the_midst_of_a_file_is_made_again(
+    stored: Bucket, credentials: Path, toxiproxy: Toxiproxy, tmp_path: Path
+) -> None:
+    partial = tmp_path / "into" / ".partial" / "model.safetensors"
+    toxiproxy.add("bandwidth", stream="downstream", rate=8_000)  # of 37 MB, in kB/s
+
+    def fall_silent() -> None:
+        while not partial.is_file() or not partial.stat().st_blocks:
+            time.sleep(0.01)
+        # No connection ends, and nothing comes for longer than a read may take.
+        toxiproxy.add("timeout", stream="downstream", timeout=0)
+        time.sleep(1.5 * SHORT.read_seconds)
+        toxiproxy.reset()
+
+    with ThreadPoolExecutor(1) as pool:
+        silence = pool.submit(fall_silent)
+        fetched = fetch_model(
+            source(stored, toxiproxy.endpoint), into=tmp_path / "into", credentials=credentials
+        )
+    silence.result()
+    assert (fetched.folder / "model.safetensors").read_bytes() == LARGE
+
+
+def test_a_connection_that_is_reset_is_made_again(
     stored: Bucket, credentials: Path, toxiproxy: Toxiproxy, tmp_path: Path
 ) -> None:
     toxiproxy.add("limit_data", stream="downstream", bytes=20_000_000)
@@ -334,10 +430,10 @@ def test_a_checksum_over_parts_is_computed_across_any_pieces() -> None:
     digests = [hashlib.md5(content[i : i + 300]).digest() for i in range(0, 1000, 300)]  # noqa: S324
     stated = f"{hashlib.md5(b''.join(digests)).hexdigest()}-4"  # noqa: S324
     for step in (1, 7, 299, 300, 301, 1000):
-        check = PieceCheck("md5", 300, stated)
+        check = PieceCheck("md5", [300, 300, 300, 100], stated)
         for start in range(0, 1000, step):
             check.update(content[start : start + step])
         assert check.holds()
-    wrong = PieceCheck("md5", 300, stated)
+    wrong = check.over([300, 300, 300, 100])
     wrong.update(content[::-1])
     assert not wrong.holds()

@@ -53,8 +53,9 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_claim_that_is_not_mounted_is_named(tmp_path: Path) -> None:
-    with pytest.raises(AccessError, match="'models' is not mounted"):
+    with pytest.raises(AccessError, match="'models' is not mounted") as error:
         open_store(Place("pvc://models/out", volumes=tmp_path), name=NAME, digest=DIGEST)
+    assert "--volume models=FOLDER" in error.value.advice
 
 
 def test_a_path_that_leaves_the_claim_through_a_link_is_refused(tmp_path: Path) -> None:
@@ -76,8 +77,9 @@ def test_a_mounted_claim_is_published_to(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_a_file_is_an_error_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("not a folder")
-    with pytest.raises(UnavailableError, match=r"spec\.output\.uri"):
+    with pytest.raises(BadRequestError, match=r"spec\.output\.uri: .* is no folder") as error:
         folder_store(tmp_path / "out").probe()
+    assert "Name a folder" in error.value.advice
 
 
 def test_something_else_named_manifest_is_not_taken_for_one(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ The parent's half (`Child`) and the child's half (`serve`) live here; what is co
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import signal
@@ -26,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
+from kubequant_worker.parent import die_with
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -37,7 +37,6 @@ Message: TypeAlias = tuple[Any, ...]
 Operation: TypeAlias = Callable[..., object]
 
 _TAIL_LINES = 12
-_PR_SET_PDEATHSIG = 1
 # No engine needs these, and what a model's own code cannot see it cannot leak.
 _SECRET_PREFIXES = ("AWS_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "KUBEQUANT_")
 _SETTINGS = {
@@ -60,6 +59,9 @@ _SETTINGS = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+# Where engines work, on a laptop as in a pod. The folder that a user is in may be a model's, and
+# torch loads a libcuda.so.1 from there: a library beside it has an empty entry in its RUNPATH.
+WORKING_FOLDER = "/"
 
 
 # What third-party code raises where it does not know a model; anything else ends the child.
@@ -109,6 +111,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
+                cwd=WORKING_FOLDER,
                 env=child_environment(threads, os.environ, gpus=gpus, online=online),
                 pass_fds=(descriptor, *pass_fds),
             )
@@ -240,6 +243,8 @@ def child_environment(
 ) -> dict[str, str]:
     """Return the child's environment: ours without secrets, with `threads` threads."""
     kept = {name: value for name, value in ours.items() if not name.startswith(_SECRET_PREFIXES)}
+    if folders := kept.get("PYTHONPATH"):  # which is taken from our folder, not from the child's
+        kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders.split(os.pathsep)))
     hidden = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
     offline = {} if online else _OFFLINE
     return {**kept, **_SETTINGS, **offline, **hidden, "OMP_NUM_THREADS": str(threads)}
@@ -277,9 +282,7 @@ def serve(
     `arguments` are the program's: the socket's descriptor and the parent's process id come first.
     """
     descriptor, parent_pid = int(arguments[0]), int(arguments[1])
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before we asked to die with it
-        os._exit(1)
+    die_with(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, _leave)
     parent = Parent(Connection(descriptor))

@@ -19,7 +19,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
-from kubequant_worker.methods.child import ChildFailedError, child_environment, last_lines
+from kubequant_worker.methods.child import (
+    WORKING_FOLDER,
+    ChildFailedError,
+    child_environment,
+    last_lines,
+)
 from kubequant_worker.methods.tensorrt_engine import build_words, engine_detail
 
 if TYPE_CHECKING:
@@ -49,7 +54,11 @@ def interpreter() -> str:
     python = os.environ.get(PYTHON) or sys.executable
     try:
         done = subprocess.run(
-            [python, "-P", "-c", _FINDS], env=_environment(), capture_output=True, check=False
+            [python, "-P", "-c", _FINDS],
+            cwd=WORKING_FOLDER,
+            env=_environment(),
+            capture_output=True,
+            check=False,
         )
     except OSError:
         return ""
@@ -124,6 +133,7 @@ class TensorRTLLM:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    cwd=WORKING_FOLDER,
                     env=_environment(),
                     pass_fds=(writing,),
                 )

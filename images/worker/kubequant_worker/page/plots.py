@@ -235,7 +235,10 @@ def _figure(height: float, width: float = _WIDTH) -> Iterator[tuple[Figure, io.B
     from matplotlib.figure import Figure  # noqa: PLC0415 - as above
 
     out = io.BytesIO()
-    with mpl.rc_context(cast("Any", _SETTINGS)):
+    with mpl.rc_context():
+        # Neither the user's matplotlibrc nor the working folder's, which may be a model's, counts.
+        mpl.rcdefaults()
+        mpl.rcParams.update(cast("Any", _SETTINGS))
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         yield figure, out
         with warnings.catch_warnings():

@@ -19,7 +19,7 @@ def open_source(origin: Origin) -> MountedSource:
         raise AccessError(
             f"{origin.field}.uri: the claim {claim!r} is not mounted at {mount}.",
             reason=NOT_FOUND[origin.kind],
-            advice="Create the PersistentVolumeClaim in the job's namespace, "
-            "or correct the address.",
+            advice="Correct the address; or create the PersistentVolumeClaim in the job's "
+            f"namespace (in a cluster), or name its folder (here): --volume {claim}=FOLDER.",
         )
     return MountedSource(mount / path, origin, stay_in=mount)

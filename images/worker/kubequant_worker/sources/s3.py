@@ -8,7 +8,7 @@ from kubequant_worker.errors import AccessError
 from kubequant_worker.sources.mounted import NOT_FOUND
 from kubequant_worker.sources.s3_download import Downloader
 from kubequant_worker.sources.source import Listing, RemoteFile
-from kubequant_worker.stores.s3_access import Patience, S3Place, connect, s3_errors
+from kubequant_worker.stores.s3_access import Patience, S3Place, connect, entity_tag, s3_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,7 +66,7 @@ class S3Source:
             chosen = [entry for entry in entries if entry["Key"].startswith(below)]
         start = len(self._base) + 1 if self._base else 0
         files = tuple(
-            RemoteFile(entry["Key"][start:], entry["Size"], tag=entry["ETag"])
+            RemoteFile(entry["Key"][start:], entry["Size"], tag=entity_tag(entry))
             for entry in chosen
             # Some programs write an empty object as a folder.
             if not entry["Key"].endswith("/")

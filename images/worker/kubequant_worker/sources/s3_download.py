@@ -2,8 +2,9 @@
 
 A file grows in `.partial/` beside a log: its first line names the object's ETag and size, each
 further one a range that is on disk, the last the SHA-256. The file is hashed in order as ranges
-arrive, and compared with whatever the store knows of it: a SHA-256, or an MD5 in its ETag. Each
-range is asked for with If-Match, so that bytes of two versions never mix.
+arrive, and compared with whatever the store knows of it: a SHA-256, or an MD5 in its ETag. Where
+these are over parts, the parts' sizes must be known for a difference to prove anything. Each range
+is asked for with If-Match, so that bytes of two versions never mix.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import os
 import random
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from kubequant_worker.errors import UnavailableError
+from kubequant_worker.errors import AccessError, UnavailableError
 from kubequant_worker.manifest import FileDigest
 from kubequant_worker.sources.leftovers import PARTIAL
 from kubequant_worker.sources.space import full_disk_explained
@@ -32,17 +35,20 @@ from kubequant_worker.stores.s3_access import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
     from kubequant_worker.sources.source import RemoteFile
 
+_log = logging.getLogger(__name__)
 RANGE_BYTES = 16 * 1024 * 1024
 PIECE_BYTES = 1024 * 1024
 WORKERS = 6
 RANGE_TRIES = 6
 FILE_TRIES = 2
+# An ETag is whatever a store likes; of this form it is an MD5, or one over the MD5s of parts.
+MD5_ETAG = re.compile(r"[0-9a-f]{32}(?:-[1-9][0-9]*)?")
 
 
 class StoppedError(Exception):
@@ -79,12 +85,13 @@ class Downloader:
                 if partial.finished is not None:
                     return partial.finished
                 with partial:
-                    partial.expect(self._known_checks(file))
+                    check = self._known_check(file)
+                    partial.expect(check)
                     tasks = [pool.submit(self._range, partial, n) for n in partial.missing()]
                     self._await(tasks)
-                    digest = partial.finish()
-                if digest is not None:
-                    return digest
+                    if partial.holds() or not self._disproves(check, partial):
+                        return partial.finish()
+                    partial.begin_again()
         raise UnavailableError(
             f"{self._place.field}: {file.path} arrived with other bytes than its checksum in "
             f"{self._place.where} says, twice.",
@@ -154,25 +161,57 @@ class Downloader:
             )
         partial.arrived(number)
 
-    def _known_checks(self, file: RemoteFile) -> list[PieceCheck]:
-        """Return what the store knows of the object's content and we can compute."""
-        where = {"Bucket": self._place.bucket, "Key": self._place.key(file.path)}
+    def _known_check(self, file: RemoteFile) -> PieceCheck | None:
+        """Return what the store knows of the object's content and we can compute, if anything."""
         with s3_errors(self._place, f"asking for {file.path}"):
-            head = self._client.head_object(**where, ChecksumMode="ENABLED")
-            etag = file.tag.strip('"')
-            parts = int(etag.rpartition("-")[2]) if "-" in etag else 0
-            length = 0
-            if parts:
-                length = self._client.head_object(**where, PartNumber=1)["ContentLength"]
-        if parts and (not length or -(-file.size_bytes // length) != parts):
-            return []
-        stated = str(head.get("ChecksumSHA256", ""))
-        if stated:
-            return [PieceCheck("sha256", length if "-" in stated else 0, stated)]
-        if str(head.get("ServerSideEncryption", "")).startswith("aws:kms"):
-            return []
-        is_md5 = len(etag.partition("-")[0]) == hashlib.md5(usedforsecurity=False).digest_size * 2
-        return [PieceCheck("md5", length, etag)] if is_md5 else []
+            head = self._client.head_object(**self._at(file), ChecksumMode="ENABLED")
+        algorithm, stated = "sha256", str(head.get("ChecksumSHA256", ""))
+        if not stated:
+            algorithm, stated = "md5", file.tag.strip('"')
+            if not MD5_ETAG.fullmatch(stated) or self._hides_content(head):
+                return None
+        parts = int(stated.rpartition("-")[2]) if "-" in stated else 0
+        if not parts:
+            return PieceCheck(algorithm, (), stated)
+        # Nearly every program makes all parts but the last of one size.
+        length = self._part_bytes(file, 1)
+        if not length or -(-file.size_bytes // length) != parts:
+            return None
+        sizes = [length] * (parts - 1)
+        return PieceCheck(algorithm, [*sizes, file.size_bytes - sum(sizes)], stated)
+
+    def _hides_content(self, head: Mapping[str, Any]) -> bool:
+        """Say whether the object is encrypted in a way that makes its ETag no MD5 of the content.
+
+        AWS says so of KMS; other stores, where they encrypt, also of their own keys.
+        """
+        encryption = str(head.get("ServerSideEncryption", ""))
+        return encryption.startswith("aws:kms") or bool(encryption and self._place.endpoint)
+
+    def _disproves(self, check: PieceCheck | None, partial: PartialFile) -> bool:
+        """Say whether a check that does not hold proves that other bytes arrived."""
+        if check is None:
+            return False
+        if not check.part_sizes:
+            return True
+        file = partial.file
+        sizes = [self._part_bytes(file, part + 1) for part in range(len(check.part_sizes))]
+        if sum(sizes) != file.size_bytes:
+            _log.info("%s: its parts are not known, so its checksum proves nothing", file.path)
+            return False
+        return sizes == list(check.part_sizes) or not partial.satisfies(check.over(sizes))
+
+    def _part_bytes(self, file: RemoteFile, number: int) -> int:
+        """Return the size of one of an object's parts, 0 where the store does not say."""
+        try:
+            with s3_errors(self._place, f"asking for a part of {file.path}"):
+                answer = self._client.head_object(**self._at(file), PartNumber=number)
+        except AccessError:
+            return 0
+        return int(answer["ContentLength"])
+
+    def _at(self, file: RemoteFile) -> dict[str, str]:
+        return {"Bucket": self._place.bucket, "Key": self._place.key(file.path)}
 
 
 class PieceCheck:
@@ -181,19 +220,26 @@ class PieceCheck:
     Of the whole, or over the digests of its parts.
     """
 
-    def __init__(self, algorithm: str, part_bytes: int, stated: str) -> None:
-        """Expect `stated`: base64 for sha256, hexadecimal for md5, with "-<parts>" for parts."""
+    def __init__(self, algorithm: str, part_sizes: Sequence[int], stated: str) -> None:
+        """Expect `stated`: base64 for sha256, hexadecimal for md5, with "-<parts>" for parts.
+
+        `part_sizes` are the parts' bytes, none where it is the whole's digest.
+        """
+        self.part_sizes = part_sizes
         self._algorithm = algorithm
-        self._part_bytes = part_bytes
         self._stated = stated
         self._digests: list[bytes] = []
-        self._left = part_bytes
+        self._left = part_sizes[0] if part_sizes else 0
         self._hasher = hashlib.new(algorithm, usedforsecurity=False)
+
+    def over(self, part_sizes: Sequence[int]) -> PieceCheck:
+        """Return a fresh check of the same checksum over other parts."""
+        return PieceCheck(self._algorithm, part_sizes, self._stated)
 
     def update(self, piece: bytes) -> None:
         """Take the next bytes of the object."""
         view = memoryview(piece)
-        while self._part_bytes and len(view) >= self._left:
+        while len(self._digests) < len(self.part_sizes) and len(view) >= self._left:
             self._hasher.update(view[: self._left])
             view = view[self._left :]
             self._next_part()
@@ -201,18 +247,17 @@ class PieceCheck:
         self._left -= len(view)
 
     def holds(self) -> bool:
-        """Say whether the bytes were the stated ones."""
-        if not self._part_bytes:
+        """Say whether the bytes, all of them, were the stated ones."""
+        if not self.part_sizes:
             return self._text(self._hasher.digest()) == self._stated
-        if self._left != self._part_bytes:
-            self._next_part()
         whole = hashlib.new(self._algorithm, b"".join(self._digests), usedforsecurity=False)
         return f"{self._text(whole.digest())}-{len(self._digests)}" == self._stated
 
     def _next_part(self) -> None:
         self._digests.append(self._hasher.digest())
         self._hasher = hashlib.new(self._algorithm, usedforsecurity=False)
-        self._left = self._part_bytes
+        done = len(self._digests)
+        self._left = self.part_sizes[done] if done < len(self.part_sizes) else 0
 
     def _text(self, digest: bytes) -> str:
         return digest.hex() if self._algorithm == "md5" else base64.b64encode(digest).decode()
@@ -233,7 +278,7 @@ class PartialFile:
         self._hash_lock = threading.Lock()
         self._hashed = 0
         self._hasher = hashlib.sha256()
-        self._checks: list[PieceCheck] = []
+        self._check: PieceCheck | None = None
         self._ranges = -(-file.size_bytes // RANGE_BYTES)
         self._head = json.dumps([file.tag, file.size_bytes, RANGE_BYTES])
         self._done = self._read_log()
@@ -253,9 +298,9 @@ class PartialFile:
         """Close the file; what arrived stays for the next try."""
         os.close(self._descriptor)
 
-    def expect(self, checks: list[PieceCheck]) -> None:
-        """Compute `checks` beside the SHA-256."""
-        self._checks = checks
+    def expect(self, check: PieceCheck | None) -> None:
+        """Compute `check` beside the SHA-256."""
+        self._check = check
 
     def missing(self) -> list[int]:
         """Return the numbers of the ranges that are not on disk yet."""
@@ -286,29 +331,41 @@ class PartialFile:
             finally:
                 self._hash_lock.release()
 
-    def finish(self) -> FileDigest | None:
-        """Give the file its name and return its digest, or None where its bytes are wrong."""
+    def holds(self) -> bool:
+        """Say whether the file, whole by now, is what the check expects; True without one."""
         with self._hash_lock:
             self._hash_on()
-        if not all(check.holds() for check in self._checks):
-            self._on_bytes(-self.file.size_bytes)
-            self._log.unlink()
-            return None
+        return self._check is None or self._check.holds()
+
+    def satisfies(self, check: PieceCheck) -> bool:
+        """Say whether the file, whole by now, is what another check expects."""
+        for piece in self._pieces(0, self.file.size_bytes):
+            check.update(piece)
+        return check.holds()
+
+    def finish(self) -> FileDigest:
+        """Give the file its name and return its digest."""
         digest = FileDigest(self.file.path, self.file.size_bytes, self._hasher.hexdigest())
         self._path.replace(self._target)
         with self._log.open("a", encoding="utf-8") as log:
             log.write(f"sha256 {digest.sha256}\n")
         return digest
 
+    def begin_again(self) -> None:
+        """Forget what arrived: it is not what the store holds."""
+        self._on_bytes(-self.file.size_bytes)
+        self._log.unlink()
+
+    def _pieces(self, begin: int, end: int) -> Iterator[bytes]:
+        for position in range(begin, end, PIECE_BYTES):
+            yield os.pread(self._descriptor, min(PIECE_BYTES, end - position), position)
+
     def _hash_on(self) -> None:
         while self._hashed in self._done and self._hashed < self._ranges:
-            position, end = self.bounds(self._hashed)
-            while position < end:
-                piece = os.pread(self._descriptor, min(PIECE_BYTES, end - position), position)
+            for piece in self._pieces(*self.bounds(self._hashed)):
                 self._hasher.update(piece)
-                for check in self._checks:
-                    check.update(piece)
-                position += len(piece)
+                if self._check is not None:
+                    self._check.update(piece)
             self._hashed += 1
 
     def _read_log(self) -> set[int]:

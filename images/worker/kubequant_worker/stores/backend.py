@@ -136,8 +136,11 @@ class Backend(Protocol):
     def discard(self, name: str, token: str) -> None:
         """End a token, so that it can never be placed; one that is gone already is fine."""
 
-    def sweep(self) -> None:
-        """Discard whatever anybody has staged below the prefix, where the store can list it."""
+    def sweep(self, *, older_than_seconds: float = 0) -> None:
+        """Discard what anybody has staged below the prefix, where the store can list it.
+
+        Only what was begun so long ago.
+        """
 
     def vanish(self) -> None:
         """Remove the prefix itself where it is empty and the store has folders.

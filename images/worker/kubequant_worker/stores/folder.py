@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from kubequant.api.contract import FailureReason
-from kubequant_worker.errors import AccessError, UnavailableError, WorkerError
+from kubequant_worker.errors import AccessError, BadRequestError, UnavailableError, WorkerError
 from kubequant_worker.stores.backend import (
     ConflictError,
     GoneError,
@@ -39,6 +39,7 @@ LOCK_SECONDS = 30.0
 SMALL_TRIES = 10
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+NO_FOLDER = {errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -181,11 +182,14 @@ class FolderBackend:
             (self._root / STAGING / token).unlink(missing_ok=True)
             self._tidy()
 
-    def sweep(self) -> None:
-        """Delete every staged file."""
+    def sweep(self, *, older_than_seconds: float = 0) -> None:
+        """Delete the staged files that were last written so long ago."""
+        until = time.time() - older_than_seconds
         with self._errors("looking for unfinished files"):
             for path in (self._root / STAGING).glob("*"):
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    if not older_than_seconds or path.stat().st_mtime <= until:
+                        path.unlink()
 
     def vanish(self) -> None:
         """Remove the folder where it is empty but for what is ours."""
@@ -283,6 +287,11 @@ def _meaning(error: OSError, uri: str, field: str, doing: str) -> WorkerError:
         return AccessError(
             f"{field}: {uri} may not be written to ({doing}).",
             advice="Let the user that runs this write there, or choose another place.",
+        )
+    if error.errno in NO_FOLDER:
+        return BadRequestError(
+            f"{field}: {uri} is no folder, or something above it is none ({doing}).",
+            advice="Name a folder, or one that is still to be made.",
         )
     return UnavailableError(f"{field}: {doing} in {uri} failed: {error.strerror}.")
 

@@ -23,8 +23,8 @@ def open_backend(place: Place) -> FolderBackend:
         raise AccessError(
             f"{place.field}: the claim {claim!r} is not mounted at {mount}.",
             reason=FailureReason.BUCKET_NOT_FOUND,
-            advice="Create the PersistentVolumeClaim in the job's namespace, "
-            "or correct the address.",
+            advice="Correct the address; or create the PersistentVolumeClaim in the job's "
+            f"namespace (in a cluster), or name its folder (here): --volume {claim}=FOLDER.",
         )
     root = mount / path
     if not root.resolve().is_relative_to(mount.resolve()):

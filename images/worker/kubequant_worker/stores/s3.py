@@ -13,6 +13,7 @@ import hashlib
 import logging
 import secrets
 import threading
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -37,6 +38,7 @@ from kubequant_worker.stores.s3_access import (
     S3Place,
     broken_bodies,
     connect,
+    entity_tag,
     s3_errors,
 )
 from kubequant_worker.stores.s3_upload import Pace, Uploader
@@ -60,7 +62,8 @@ READ_TRIES = 4
 PIECE_BYTES = 1024 * 1024
 WITHOUT_CONDITIONS = (
     "The store knows no conditional writes, so nothing keeps two runs of one digest apart; "
-    "do not start a second one while the first runs."
+    "do not start a second one while the first runs. What a killed run has uploaded is removed "
+    "by a run that starts a week later."
 )
 WITHOUT_CHECKSUMS = (
     "The store keeps no SHA-256 checksums; it verifies what it receives by signed payloads, and "
@@ -180,7 +183,7 @@ class S3Backend:
                 if error.response["Error"]["Code"] in ABSENT:
                     return None
                 raise
-        return Stat(answer["ContentLength"], answer["ETag"], answer.get("ChecksumSHA256"))
+        return Stat(answer["ContentLength"], entity_tag(answer), answer.get("ChecksumSHA256"))
 
     def objects(self) -> dict[str, Stat]:
         """Return every object below the prefix."""
@@ -249,19 +252,17 @@ class S3Backend:
         except GoneError:
             return
 
-    def sweep(self) -> None:
-        """Abort every upload below the prefix; a store that cannot list them keeps them."""
-        prefix = self._place.key("")
+    def sweep(self, *, older_than_seconds: float = 0) -> None:
+        """Abort uploads below the prefix that are so old; a store that cannot list them keeps them.
+
+        The store's clock is as good as ours, else it had refused what we sign.
+        """
+        until = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
         try:
-            with s3_errors(self._place, "listing unfinished uploads"):
-                pages = self._client.get_paginator("list_multipart_uploads").paginate(
-                    Bucket=self._place.bucket, Prefix=prefix
-                )
-                stale = [
-                    (upload["Key"].removeprefix(prefix), upload["UploadId"])
-                    for page in pages
-                    for upload in page.get("Uploads", ())
-                ]
+            begun = list(s3_listing.uploads(self._client, self._place))
+            stale = [
+                (name, token) for name, token, at in begun if at <= until or not older_than_seconds
+            ]
             for name, token in stale:
                 self.discard(name, token)
         except WorkerError as error:
@@ -293,7 +294,7 @@ class S3Backend:
         age = None
         if date:
             age = (parsedate_to_datetime(date) - answer["LastModified"]).total_seconds()
-        return Stored(body, answer["ETag"], age)
+        return Stored(body, entity_tag(answer), age)
 
     def _pieces(self, name: str) -> Iterator[bytes]:
         with s3_errors(self._place, f"reading {name}"):
@@ -305,7 +306,7 @@ class S3Backend:
             answer = self._client.put_object(
                 **self._at(name), Body=body, **condition, **checksum, **self._encryption
             )
-        return str(answer["ETag"])
+        return entity_tag(answer)
 
     def _complete(self, staged: StagedFile, condition: dict[str, str]) -> str:
         with s3_errors(self._place, f"completing the upload of {staged.name}"):
@@ -315,7 +316,7 @@ class S3Backend:
                 MultipartUpload={"Parts": list(staged.parts)},
                 **condition,
             )
-        return str(answer["ETag"])
+        return entity_tag(answer)
 
     def _part_checksum(self, name: str, token: str) -> bool:
         """Send one part with a SHA-256 and say whether the store confirms it."""
@@ -375,7 +376,7 @@ def _is_of(now: Stat, staged: StagedFile) -> bool:
         return False
     if now.checksum is not None and staged.checksum is not None:
         return now.checksum == staged.checksum
-    return now.tag.strip('"') == _multipart_etag(staged)
+    return now.tag == _multipart_etag(staged)
 
 
 def _multipart_etag(staged: StagedFile) -> str:
@@ -383,12 +384,12 @@ def _multipart_etag(staged: StagedFile) -> str:
 
     The MD5 of its parts' ETags and their number (not under SSE-KMS).
     """
-    parts = [str(part["ETag"]).strip('"') for part in staged.parts]
+    parts = [entity_tag(part).strip('"') for part in staged.parts]
     try:
         whole = b"".join(bytes.fromhex(part) for part in parts)
     except ValueError:
         return ""
-    return f"{hashlib.md5(whole, usedforsecurity=False).hexdigest()}-{len(parts)}"
+    return f'"{hashlib.md5(whole, usedforsecurity=False).hexdigest()}-{len(parts)}"'
 
 
 def _sha256(body: bytes) -> str:

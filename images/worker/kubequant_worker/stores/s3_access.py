@@ -22,7 +22,7 @@ from kubequant_worker.errors import AccessError, BadRequestError, UnavailableErr
 from kubequant_worker.stores.backend import ConflictError, GoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
@@ -73,6 +73,15 @@ class S3Place:
     def key(self, name: str) -> str:
         """Return the key of `name` below the prefix."""
         return f"{self.prefix}/{name}" if self.prefix else name
+
+
+def entity_tag(answer: Mapping[str, Any]) -> str:
+    """Return an answer's ETag as HTTP writes it, in quotes.
+
+    Ceph RGW leaves them out of the answer that completes an upload.
+    """
+    tag = str(answer["ETag"])
+    return tag if tag.startswith("W/") else '"' + tag.strip('"') + '"'
 
 
 class BrokenBodyError(UnavailableError):

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kubequant_worker.stores.backend import Stat
-from kubequant_worker.stores.s3_access import S3Place, s3_errors
+from kubequant_worker.stores.s3_access import S3Place, entity_tag, s3_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from datetime import datetime
 
 
 def objects(client: Any, place: S3Place) -> dict[str, Stat]:
     """Return every object below the prefix, by its name there, without checksums."""
     return {
-        entry["Key"].removeprefix(place.key("")): Stat(entry["Size"], entry["ETag"])
+        entry["Key"].removeprefix(place.key("")): Stat(entry["Size"], entity_tag(entry))
         for page in _pages(client, place)
         for entry in page.get("Contents", ())
     }
@@ -29,6 +30,16 @@ def folders(client: Any, place: S3Place, name: str, most: int) -> tuple[str, ...
         for entry in page.get("CommonPrefixes", ())
     ]
     return tuple(found[:most])
+
+
+def uploads(client: Any, place: S3Place) -> Iterator[tuple[str, str, datetime]]:
+    """Yield each unfinished upload below the prefix: its name there, its id, its beginning."""
+    words = {"Bucket": place.bucket, "Prefix": place.key("")}
+    with s3_errors(place, "listing unfinished uploads"):
+        for page in client.get_paginator("list_multipart_uploads").paginate(**words):
+            for entry in page.get("Uploads", ()):
+                name = entry["Key"].removeprefix(place.key(""))
+                yield name, entry["UploadId"], entry["Initiated"]
 
 
 def _pages(client: Any, place: S3Place, **asked: object) -> Iterator[Mapping[str, Any]]:

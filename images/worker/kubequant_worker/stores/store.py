@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from kubequant_worker.stores.backend import Backend, Probe
 
 
+# Longer than a run takes from its first upload to its manifest.
+FORGOTTEN_SECONDS = 7 * 24 * 3600.0
+
+
 def _ignore_bytes(_amount: int) -> None:
     return None
 
@@ -92,6 +96,9 @@ class Store:
                 claim.start()
                 # Whoever staged something here before us is dead or has lost the claim.
                 self._backend.sweep()
+            else:
+                # Without a claim only the time tells. Whoever still needs it fails, and runs again.
+                self._backend.sweep(older_than_seconds=FORGOTTEN_SECONDS)
             publication = Publication(self._backend, claim, on_bytes)
         except BaseException:
             if claim is not None:
