@@ -195,6 +195,40 @@ def test_a_namespace_that_forbids_the_job_says_so_in_the_servers_words(
     assert "exceeded quota: none" in condition(status, "Ready")["message"]
 
 
+def quota_on_pods(team: Namespace, cluster: Access) -> None:
+    """Let the namespace take Jobs and no pod."""
+    quota = ("create", "quota", "none", "--hard=pods=0", f"--namespace={team.name}")
+    cluster.kubectl(*quota)
+    team.wait(
+        lambda: team.api.request("GET", f"/api/v1/namespaces/{team.name}/resourcequotas/none"),
+        lambda answer: "hard" in answer.object().get("status", {}),
+    )
+
+
+def test_a_namespace_that_forbids_the_pod_says_so_in_the_servers_words(
+    team: Namespace, cluster: Access
+) -> None:
+    quota_on_pods(team, cluster)
+    team.apply(acts(message=published(digest_of())))
+    status = team.reaches("PodRejected")
+    message = condition(status, "Ready")["message"]
+    assert f'pods "tiny-{digest_of()}-…" is forbidden: exceeded quota: none' in message
+    assert (status["phase"], len(team.jobs()), team.pods()) == ("Pending", 1, [])
+    (event,) = team.wait(lambda: team.events("PodRejected"), bool)
+    assert event["type"] == "Warning"
+    assert "exceeded quota: none" in event["note"]
+    cluster.kubectl("delete", "quota", "none", f"--namespace={team.name}")
+    team.reaches("Published", seconds=120)
+
+
+def test_a_priority_class_that_is_not_there_is_said_and_an_edit_mends_it(team: Namespace) -> None:
+    team.apply("pod: {priorityClassName: high}")
+    message = condition(team.reaches("PodRejected"), "Ready")["message"]
+    assert "no PriorityClass with name high was found" in message
+    team.change(f"pod: {{priorityClassName: '', {acts(message=published(digest_of()))[6:-1]}}}")
+    team.reaches("Published")
+
+
 def test_both_deadlines_end_a_run(team: Namespace) -> None:
     team.apply(f"activeDeadlineSeconds: 60, {acts(seconds='600')}", name="slow")
     team.apply("pendingDeadlineSeconds: 60, pod: {nodeSelector: {disk: fast}}", name="lost")

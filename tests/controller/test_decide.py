@@ -14,6 +14,7 @@ from kubequant.api.contract import ExitCode, FailureReason
 from kubequant.controller.observe import Rejection
 
 Step = Callable[[World], object]
+QUOTA = "exceeded quota: none, requested: pods=1, used: pods=0, limited: pods=0"
 QUEUE = {"kueue.x-k8s.io/queue-name": "gpus"}
 CEILING = SETTINGS.model_copy(update={"memory_ceiling": "64Gi"})
 
@@ -135,6 +136,18 @@ def rejects(code: int, message: str) -> Step:
 
 def takes_jobs(world: World) -> None:
     world.rejection = None
+
+
+def rejects_pods(words: str) -> Step:
+    return lambda world: setattr(world, "pod_rejection", words)
+
+
+def pod_event(note: str) -> Step:
+    def post(world: World) -> None:
+        assert world.pod
+        world.event(world.pod, "FailedMount", note)
+
+    return post
 
 
 def fails(code: ExitCode, reason: FailureReason) -> Step:
@@ -478,6 +491,77 @@ ON_THE_WAY = (
         )
     ),
     Row(
+        "a Job whose pod a quota forbids says so in the server's words",
+        (rejects_pods(QUOTA), settle, after(10), settle),
+        "Pending",
+        "PodRejected",
+        WORKING,
+        says=f'-…" is forbidden: {QUOTA} - Correct spec.pod',
+        created=1,
+        events=("PodRejected",),
+        requeue=60,
+    ),
+    Row(
+        "a Job whose pod is on its way is given a while before anyone asks",
+        (rejects_pods(QUOTA), settle),
+        "Pending",
+        "Pending",
+        WORKING,
+        created=1,
+        events=(),
+        requeue=10,
+    ),
+    Row(
+        "a Job whose pod was refused runs when what forbade it is gone",
+        (rejects_pods(QUOTA), settle, after(10), settle, rejects_pods(""), *begin),
+        "Running",
+        "Running",
+        WORKING,
+        created=1,
+        events=("PodRejected",),
+    ),
+    Row(
+        "a Job whose pod names a class that is not there is replaced by an edit",
+        (
+            rejects_pods("no class"),
+            settle,
+            after(10),
+            settle,
+            rejects_pods(""),
+            edit("pod: {priorityClassName: high}"),
+            *begin,
+        ),
+        "Running",
+        "Running",
+        WORKING,
+        created=2,
+        events=("PodRejected", "Replacing", "JobCreated"),
+    ),
+    Row(
+        "a Job whose pod is refused is replaced where the administrator's settings have changed",
+        (
+            rejects_pods("no class"),
+            settle,
+            after(10),
+            settle,
+            settings(run_as_user=1),
+            after(60),
+            settle,
+        ),
+        "Pending",
+        "Pending",
+        WORKING,
+        created=2,
+    ),
+    Row(
+        "a Job that a queue holds is asked nothing about its pod",
+        (rejects_pods(QUOTA), settle, after(1000), settle),
+        "Suspended",
+        "Queued",
+        ("Suspended", "Reconciling"),
+        labels=QUEUE,
+    ),
+    Row(
         "a Job that was refused for a while is created in the end",
         (rejects(403, "exceeded quota"), settle, takes_jobs, settle),
         "Pending",
@@ -533,6 +617,38 @@ TRIED_AGAIN = (
         "Running",
         WORKING,
         created=1,
+    ),
+    Row(
+        "a pod that follows another and is refused says so in the server's words",
+        (
+            *begin,
+            World.disrupted,
+            rejects_pods(QUOTA),
+            settle,
+            after(10),
+            settle,
+            after(10),
+            settle,
+        ),
+        "Pending",
+        "PodRejected",
+        WORKING,
+        says=QUOTA,
+        created=1,
+        events=("Disrupted", "PodRejected"),
+    ),
+    Row(
+        "what kept an earlier pod from being made is not told of the next",
+        (
+            *(rejects_pods(QUOTA), settle, after(10), settle, after(50)),
+            *(rejects_pods(""), *begin, lose_pods, World.pass_once, after(10)),
+            *(World.pass_once, after(10), settle),
+        ),
+        "Pending",
+        "Pending",
+        WORKING,
+        created=1,
+        events=("PodRejected",),
     ),
     Row(
         "a worker that found its store unavailable is tried again",
@@ -954,12 +1070,45 @@ OVER = (
         jobs=0,
     ),
     Row(
-        "a Job whose pods a quota forbids is given up",
+        "a Job whose pods a quota forbids is given up in the server's words",
+        (rejects_pods(QUOTA), settle, after(3600), settle),
+        "Failed",
+        "PendingDeadlineExceeded",
+        LOST,
+        says=f'-…" is forbidden: {QUOTA}',
+        jobs=0,
+    ),
+    Row(
+        "a Job whose pods nobody makes is given up",
         (settle, lose_pods, after(3600), World.pass_once, settle),
         "Failed",
         "PendingDeadlineExceeded",
         LOST,
+        says="none was made, and no event of the Job says why",
         jobs=0,
+    ),
+    Row(
+        "a pod whose volume is not there in time is given up with the kubelet's last word",
+        (
+            *(settle, waits("ContainerCreating", ""), pod_event("Pulling image"), after(1000)),
+            *(pod_event('secret "s3-writer" not found'), after(2600), settle),
+        ),
+        "Failed",
+        "PendingDeadlineExceeded",
+        LOST,
+        says='ContainerCreating; its last event: secret "s3-writer" not found',
+        jobs=0,
+    ),
+    Row(
+        "the deadline of a run whose next pod is refused says that it is",
+        (
+            *(*begin, World.disrupted, rejects_pods(QUOTA), settle, after(86_400)),
+            *(World.controllers, settle),
+        ),
+        "Failed",
+        "DeadlineExceeded",
+        LOST,
+        says=QUOTA,
     ),
     Row(
         "a Job that follows another is given up too where it gets no pod",

@@ -69,7 +69,7 @@ UNSCHEDULABLE = {
                      PodState.UNSCHEDULABLE, "0/3 nodes are available", id="no node takes it"),
         pytest.param({"phase": "Pending", "containerStatuses": [
             container({"waiting": {"reason": "ContainerCreating"}})]},
-            PodState.PENDING, "", id="its container is being created"),
+            PodState.PENDING, "ContainerCreating", id="its container is being created"),
         *(pytest.param({"phase": "Pending", "containerStatuses": [
             container({"waiting": {"reason": reason, "message": "m"}})]},
             PodState.IMAGE_NOT_FOUND, f"{reason}: m", id=f"its image cannot be had: {reason}")

@@ -159,6 +159,8 @@ EVENTS: dict[str, Event] = {
     "a quota is in the way": _rejects(403),
     "the server never takes it": _rejects(422),
     "the server takes it": _rejects(None),
+    "a quota forbids pods": lambda w: setattr(w, "pod_rejection", "exceeded quota"),
+    "pods are allowed": lambda w: setattr(w, "pod_rejection", ""),
     "ten seconds": _after(10),
     "ten minutes": _after(600),
     "an hour": _after(3600),
@@ -188,7 +190,7 @@ def _goes_well_from_here(world: World) -> None:
     """Let everything that can stand in the way go away, and workers publish."""
     _understood_again(world)
     _strangers_go(world)
-    world.rejection = None
+    world.rejection, world.pod_rejection = None, ""
     world.edit(
         "suspend: false, device: (removed), model: {allowPickle: false}, pod: (removed), "
         "calibration: {samples: 77}"

@@ -17,7 +17,7 @@ from kubequant.controller import history, names, permissions
 from kubequant.controller.catalog import entry_for
 from kubequant.controller.conditions import known_condition
 from kubequant.controller.manifest import LARGEST_REQUEST_BYTES, Order, can_raise_memory
-from kubequant.controller.plan import Action, DeleteJob, PostEvent
+from kubequant.controller.plan import Action, DeleteJob, PostEvent, Question
 from kubequant.controller.pods import WAITING, PodState
 from kubequant.controller.reasons import Reason, Refusal
 
@@ -48,6 +48,8 @@ class Answer:
     events: tuple[PostEvent, ...] = ()
     """Beside the one that every change of the verdict posts."""
     look_again: tuple[datetime, ...] = ()
+    question: Question | None = None
+    """What the policy would know before it answers; asked unless `Observed.last_event` has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,7 @@ _TOLD: Final[dict[Reason, EventType]] = {
     Reason.CANNOT_START: EventType.WARNING,
     Reason.JOB_NAME_TAKEN: EventType.WARNING,
     Reason.JOB_REJECTED: EventType.WARNING,
+    Reason.POD_REJECTED: EventType.WARNING,
 }
 """Verdicts that are worth an event when a resource comes to them, besides every failure."""
 
@@ -96,6 +97,8 @@ def decide(resource: Resource, observed: Observed, *, now: datetime, settings: S
         return Plan() if answer is None else _plan(resource, answer, now=now)
     case = Case.of(resource, resource.spec, observed, now=now, settings=settings)
     answer = next(answer for policy in _POLICIES if (answer := policy(case)) is not None)
+    if answer.question is not None and observed.last_event is None:
+        return Plan(question=answer.question)
     return _plan(resource, _with_common(case, answer), now=now)
 
 

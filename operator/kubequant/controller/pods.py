@@ -56,9 +56,11 @@ class PodView:
     job_uid: str
     state: PodState
     created: datetime
+    uid: str = ""
     node: str = ""
     why: str = ""
-    """Kubernetes' words for the state: the scheduler's, the kubelet's or the evictor's."""
+    """Kubernetes' words for the state: the scheduler's, the kubelet's or the evictor's. Of a pod
+    that is on its ordinary way they may be what its container waits for."""
     started_at: datetime | None = None
     """When the worker's container started."""
     finished_at: datetime | None = None
@@ -97,6 +99,7 @@ def read_pod(body: Mapping[str, Any]) -> PodView:
         job_uid=_controller_uid(pod),
         state=kind,
         created=created,
+        uid=metadata.uid or "",
         node=(pod.spec.node_name or "") if pod.spec else "",
         why=why[:LONGEST_MESSAGE],
         started_at=ended.started_at if ended else started_at,
@@ -146,14 +149,14 @@ def _classified(
         return _failed(status, ended)
     if is_running or ended is not None:
         return PodState.RUNNING, ""
+    why = ": ".join(part for part in (waiting.reason, waiting.message) if part) if waiting else ""
     if waiting is not None and (waiting.reason or "") not in _ORDINARY_WAITING:
-        why = ": ".join(part for part in (waiting.reason, waiting.message) if part)
         trouble = waiting.reason in IMAGE_TROUBLE
         return PodState.IMAGE_NOT_FOUND if trouble else PodState.CANNOT_START, why
     scheduled = _condition(status, "PodScheduled")
     if scheduled is not None and scheduled.status == "False":
         return PodState.UNSCHEDULABLE, scheduled.message or scheduled.reason or ""
-    return PodState.PENDING, ""
+    return PodState.PENDING, why
 
 
 def _failed(status: V1PodStatus, ended: V1ContainerStateTerminated | None) -> tuple[PodState, str]:

@@ -14,6 +14,7 @@ from kubequant.controller.conditions import Standing, Verdict, reason_of
 from kubequant.controller.manifest import template_digest, worker_job
 from kubequant.controller.pods import WAITING, PodState
 from kubequant.controller.policies.held import suspended
+from kubequant.controller.policies.podless import refusal
 from kubequant.controller.reasons import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def not_started(case: Case) -> Answer | None:
     job, pod = case.job, case.latest
     if job is None or job.is_finished or (pod is not None and pod.state not in WAITING):
         return None
-    cannot_start = pod is not None and pod.state is not PodState.PENDING
+    cannot_start = bool(refusal(case)) or (pod is not None and pod.state is not PodState.PENDING)
     may_differ = _is_of_another_generation(case, job) or cannot_start
     other_queue = job.handed_on != names.labels_text(names.handed_on(dict(case.resource.labels)))
     if other_queue or (may_differ and _differs(case, job)):

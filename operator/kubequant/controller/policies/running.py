@@ -12,6 +12,7 @@ from kubequant.controller.conditions import Standing, Verdict
 from kubequant.controller.failures import failure_of
 from kubequant.controller.manifest import ENDS_THE_JOB
 from kubequant.controller.pods import PodState
+from kubequant.controller.policies.podless import look_again, question, rejected
 from kubequant.controller.reasons import Reason
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def running(case: Case) -> Answer:
     """Say how far the Job is."""
     pod = case.latest
     failure = _last_failure(case)
-    verdict = waiting(case) if pod is None else _verdict(case, pod, failure)
+    verdict = rejected(case) or (waiting(case) if pod is None else _verdict(case, pod, failure))
     same_pod = pod is not None and pod.name[:253] == _known_pod(case)
     progress = case.status.progress if same_pod else None
     if pod is not None and pod.state is PodState.RUNNING and progress is None:
@@ -50,7 +51,8 @@ def running(case: Case) -> Answer:
         status=case.with_run(
             failure=failure, progress=progress, resolved=resolved, completion_time=None
         ),
-        look_again=(until,) if until else (),
+        look_again=(*((until,) if until else ()), *look_again(case)),
+        question=question(case),
     )
 
 
