@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 import pytest
-from tests.controller.builders import SETTINGS
+from tests.controller.builders import SETTINGS, failed, published
 from tests.controller.world import World
 
 from kubequant.api.contract import ExitCode, FailureReason
@@ -136,6 +136,20 @@ def rejects(code: int, message: str) -> Step:
 
 def takes_jobs(world: World) -> None:
     world.rejection = None
+
+
+def being_deleted(by: str = "") -> Step:
+    return lambda world: world.being_deleted(by=by)
+
+
+def publishes_beside_another(world: World) -> None:
+    world.worker_ends(0, published(world.digest))
+
+
+def fails_beside_another(code: ExitCode, reason: FailureReason) -> Step:
+    return lambda world: world.worker_ends(
+        int(code), failed(world.digest, code, reason, "It did not work.")
+    )
 
 
 def rejects_pods(words: str) -> Step:
@@ -602,6 +616,55 @@ TRIED_AGAIN = (
         created=1,
     ),
     Row(
+        "a pod that is being deleted is said to be so at once",
+        (*begin, being_deleted("EvictionByEvictionAPI"), settle),
+        "Running",
+        "Disrupted",
+        WORKING,
+        says="on node node-1 is being deleted (EvictionByEvictionAPI: EvictionByEvictionAPI: dele",
+        created=1,
+        events=("Disrupted",),
+        requeue=60,
+    ),
+    Row(
+        "a pod that is not gone long after it was deleted has a node that does not answer",
+        (*begin, being_deleted("DeletionByTaintManager"), settle, after(3600), settle),
+        "Running",
+        "Disrupted",
+        WORKING,
+        says="was to be gone by 2026-01-02T03:00:30Z: its node does not answer, or a finalizer",
+        created=1,
+        events=("Disrupted",),
+    ),
+    Row(
+        "a pod that ends in the time that it has after its deletion runs again",
+        (*begin, being_deleted(), settle, delete_pod, settle, after(10), settle, start, settle),
+        "Running",
+        "Running",
+        WORKING,
+        created=1,
+        events=("Disrupted",),
+    ),
+    Row(
+        "a pod that never started on a node that was lost is said to be lost",
+        (settle, waits("ContainerCreating", ""), being_deleted(), settle, after(3000), settle),
+        "Running",
+        "Disrupted",
+        WORKING,
+        says="its node does not answer",
+        created=1,
+    ),
+    Row(
+        "a worker that ends while another container goes on has ended",
+        (*begin, publishes_beside_another, after(10), settle),
+        "Running",
+        "Finishing",
+        WORKING,
+        says="other containers of the pod still run: istio-proxy",
+        created=1,
+        requeue=50,
+    ),
+    Row(
         "a pod that ran longer than a pod may wait and is gone runs again",
         (*begin, after(4000), settle, World.disrupted, settle, lose_pods, settle),
         "Pending",
@@ -1059,6 +1122,69 @@ OVER = (
         LOST,
         settings=CEILING,
         created=2,
+    ),
+    Row(
+        "a deadline that passes on a lost node blames the node",
+        (*begin, being_deleted(), settle, after(86_400), settle, lose_pods, settle),
+        "Failed",
+        "DeadlineExceeded",
+        LOST,
+        says="was to be gone by 2026-01-02T03:00:30Z: its node does not answer",
+    ),
+    Row(
+        "a pending deadline that passes on a lost node blames the node",
+        (
+            *(settle, waits("ContainerCreating", ""), being_deleted(), settle, after(3600)),
+            *(settle, lose_pods, settle),
+        ),
+        "Failed",
+        "PendingDeadlineExceeded",
+        LOST,
+        says="its node does not answer",
+    ),
+    *(
+        Row(
+            f"what was published counts though another container goes on ({when})",
+            (*begin, after(before), publishes_beside_another, after(60), settle),
+            "Succeeded",
+            "Published",
+            DONE,
+            says="The artifact is published",
+            jobs=0,
+            created=1,
+            events=("Published",),
+        )
+        for when, before in (("soon", 10), ("just before the deadline", 86_390))
+    ),
+    Row(
+        "what was published counts though its pod is being deleted then",
+        (*begin, publishes_beside_another, being_deleted(), after(60), settle),
+        "Succeeded",
+        "Published",
+        DONE,
+        jobs=0,
+    ),
+    *(
+        Row(
+            f"a worker that failed beside another container has failed ({reason})",
+            (*begin, fails_beside_another(code, reason), after(60), settle),
+            "Failed",
+            shown,
+            LOST,
+            says=says,
+            failure=reason,
+            jobs=0,
+            created=1,
+        )
+        for code, reason, shown, says in (
+            (ExitCode.GATE_FAILED, FailureReason.GATE_FAILED, "GateFailed", "It did not work."),
+            (
+                ExitCode.UNAVAILABLE,
+                FailureReason.UNAVAILABLE,
+                "BackoffLimitExceeded",
+                "since other containers of the pod (istio-proxy) still ran",
+            ),
+        )
     ),
     Row(
         "a pod that no node takes in time is given up",

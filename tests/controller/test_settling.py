@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.controller.builders import SETTINGS
+from tests.controller.builders import SETTINGS, published
 from tests.controller.world import World
 
 from kubequant.api.contract import ExitCode, FailureReason
@@ -128,6 +128,9 @@ EVENTS: dict[str, Event] = {
     "somebody kills": _ends(137, "last words"),
     "the pod is evicted": World.disrupted,
     "the pod is deleted": lambda w: w.fails(ExitCode.INTERRUPTED, FailureReason.INTERRUPTED),
+    "the pod is being deleted": World.being_deleted,
+    "its worker publishes beside another": lambda w: w.worker_ends(0, published(w.digest)),
+    "its worker fails beside another": lambda w: w.worker_ends(1),
     "the disk is full": World.evicted_for_disk,
     "pods vanish": _drop_pods,
     "the Job is deleted": _delete_jobs,

@@ -352,6 +352,29 @@ class World:
         pod["status"] = {"phase": phase, **_container({"terminated": ended}), **(status or {})}
         self.ended[pod["metadata"]["name"]] = self.now
 
+    def worker_ends(self, code: int, message: str = "", *, beside: str = "istio-proxy") -> None:
+        """End the worker's container; another of the pod's, that somebody injected, goes on."""
+        pod = self.pod
+        if pod is None or pod["status"]["phase"] != "Running":
+            return
+        self.ends(code, message)
+        (worker,) = pod["status"]["containerStatuses"]
+        running = {**worker, "name": beside, "state": {"running": {"startedAt": at(self.now)}}}
+        pod["status"] = {"phase": "Running", "containerStatuses": [worker, running]}
+        del self.ended[pod["metadata"]["name"]]
+
+    def being_deleted(self, *, by: str = "", grace: int = 30) -> None:
+        """Delete the pod; its node, which alone could say that it has ended, does not answer."""
+        pod = self.pod
+        if pod is None:
+            return
+        gone_by = at(self.now + timedelta(seconds=grace))
+        pod["metadata"].setdefault("deletionTimestamp", gone_by)
+        if by:
+            words = f"{by}: deleting"
+            condition = {"type": "DisruptionTarget", "status": "True"}
+            pod["status"]["conditions"] = [{**condition, "reason": by, "message": words}]
+
     def publishes(self, **changes: Any) -> None:
         self.ends(0, published(self.digest, **changes))
 

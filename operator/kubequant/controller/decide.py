@@ -23,7 +23,7 @@ from kubequant.controller.conditions import (
 )
 from kubequant.controller.plan import CreateJob, DeleteResource, EventType, Plan, PostEvent
 from kubequant.controller.policies.created import created
-from kubequant.controller.policies.ended import ended, hopeless, remembered
+from kubequant.controller.policies.ended import ended, hopeless, outlived, remembered
 from kubequant.controller.policies.held import queued, suspended
 from kubequant.controller.policies.overdue import active_until, overdue, pending_until
 from kubequant.controller.policies.refused import refused, unreadable
@@ -52,6 +52,7 @@ _POLICIES: Final[tuple[Callable[[Case], Answer | None], ...]] = (
     suspended,
     of_another_spec,
     going,
+    outlived,
     overdue,
     created,
     hopeless,

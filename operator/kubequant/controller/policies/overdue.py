@@ -13,8 +13,8 @@ from kubequant.controller.case import Answer, deleted
 from kubequant.controller.conditions import Standing, Verdict
 from kubequant.controller.failures import own_failure
 from kubequant.controller.plan import Question
-from kubequant.controller.pods import WAITING, PodState
-from kubequant.controller.policies import podless
+from kubequant.controller.pods import PodState
+from kubequant.controller.policies import ending, podless
 from kubequant.controller.reasons import Reason
 
 if TYPE_CHECKING:
@@ -33,17 +33,21 @@ _ON_THE_NODE: Final = (
 def overdue(case: Case) -> Answer | None:
     """End a run that took too long, or whose pod waited too long for its start."""
     pod = case.latest
-    if pod is not None and pod.state is PodState.SUCCEEDED:
-        # The artifact is published; that the Job does not say so yet is no delay of the run's.
+    if pod is not None and pod.state in {PodState.SUCCEEDED, PodState.WORKER_ENDED}:
+        # The worker has ended; that the Job does not say so yet is no delay of the run's.
         return None
     active, pending = active_until(case), pending_until(case)
     if active is not None and case.now >= active:
         words = (
             f"The run took longer than activeDeadlineSeconds {case.spec.active_deadline_seconds}."
         )
+        advice = ""
         if refused := podless.refusal(case):
             words += f" Its next pod is refused: {refused}"
-        advice = podless.ADVICE if refused else ""
+            advice = podless.ADVICE
+        elif pod is not None and pod.state is PodState.ENDING:
+            words += f" {ending.sentence(case, pod)}"
+            advice = ending.ADVICE
         return _over(
             case, FailureReason.DEADLINE_EXCEEDED, words, advice, question=podless.question(case)
         )
@@ -66,6 +70,8 @@ def _not_started(case: Case, pod: PodView | None) -> Answer:
         reason, why = FailureReason.IMAGE_NOT_FOUND, pod.why
         image = case.job.image if case.job else ""
         words = f"The image {image} could not be had within {seconds} seconds: "
+    elif pod.state is PodState.ENDING:
+        why, advice = ending.sentence(case, pod), ending.ADVICE
     elif pod.state is PodState.PENDING:
         # A volume that cannot be had and an image on its way look the same but for the events.
         question = Question(uid=pod.uid)
@@ -115,7 +121,7 @@ def _pending_since(case: Case) -> datetime | None:
     job, pod = case.job, case.latest
     if job is None or job.is_suspended or job.is_deleting or job.is_finished:
         return None
-    if pod is not None and pod.state in WAITING:
+    if pod is not None and pod.is_waiting:
         return pod.created
     had_a_pod = pod is not None or (case.status.run is not None and case.status.run.pod_name)
     if had_a_pod and case.started_at() is not None:
