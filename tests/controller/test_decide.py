@@ -1060,7 +1060,7 @@ OVER = (
     ),
     Row(
         "a try that is going is not ended by the deadline that it had",
-        (*begin, after(86_400), World.pass_once, edit("pod: {labels: {a: b}}"), settle),
+        (*begin, after(86_400), World.pass_once, edit("pod: {labels: {team: b}}"), settle),
         "Pending",
         "Pending",
         WORKING,
@@ -1439,6 +1439,14 @@ REFUSED = (
             ("a label of the Job controller's", "pod: {labels: {job-name: a}}", "job-name"),
             *(
                 (
+                    f"the label {key}, which others act on or select by",
+                    f"pod: {{labels: {{{key}: 'true', team: a}}}}",
+                    f"spec.pod.labels: {key} is not among the labels that the administrator lists",
+                )
+                for key in ("azure.workload.identity/use", "sidecar.istio.io/inject", "app")
+            ),
+            *(
+                (
                     f"the annotation {key}, by which another controller acts",
                     f"pod: {{annotations: {{{key}: a}}}}",
                     f"spec.pod.annotations: {key} is not among the annotations that",
@@ -1480,6 +1488,16 @@ REFUSED = (
                 "an annotation that the administrator lists",
                 "pod: {annotations: {iam.amazonaws.com/role: a, example.com/a: b}}",
                 {"allowed_annotations": ("iam.amazonaws.com/role", "example.com/*")},
+            ),
+            (
+                "a label that says whose the pod is",
+                "pod: {labels: {team: a, cost-center: '7'}}",
+                {},
+            ),
+            (
+                "a label that the administrator lists",
+                "pod: {labels: {azure.workload.identity/use: 'true', example.com/a: b}}",
+                {"allowed_labels": ("azure.workload.identity/use", "example.com/*")},
             ),
             *(
                 (
