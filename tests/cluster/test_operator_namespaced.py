@@ -81,7 +81,7 @@ def test_it_ends_with_a_sentence_where_a_namespace_that_it_is_to_watch_gives_it_
     team, program = own
     program.stop()
     program.launch(NAMESPACES=f"{team.name},default")
-    assert program.process.wait(timeout=100) == 2
+    assert program.process.wait(timeout=300) == 2
     assert (
         "KUBEQUANT_OPERATOR_NAMESPACES names default, where the operator may not list "
         "quantizationjobs, jobs, pods: bind the ClusterRole" in program.text()

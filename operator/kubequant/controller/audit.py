@@ -94,14 +94,17 @@ class Audit:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + self.rights_seconds
+        told = ""
         while True:
             try:
-                refused = await self._refused()
+                refused = "; ".join(await self._refused())
                 if not refused:
                     return
                 if loop.time() >= until:
-                    raise RightsError("; ".join(refused))
-                _LOG.warning("%s", "; ".join(refused))
+                    raise RightsError(refused)
+                if refused != told:
+                    _LOG.warning("%s", refused)
+                told = refused
             except NotFound:
                 _LOG.warning("the API server knows no QuantizationJob: apply the CRD (crds/)")
             except ApiError as trouble:
