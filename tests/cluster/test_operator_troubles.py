@@ -13,6 +13,7 @@ from kubequant.api.contract import ExitCode, FailureReason
 if TYPE_CHECKING:
     from tests.cluster.watched import Body, Namespace
     from tests.testbed.access import Access
+    from tests.testbed.cluster import Cluster
 
 
 def said(code: ExitCode, reason: FailureReason, words: str) -> str:
@@ -118,6 +119,29 @@ def test_a_pod_that_is_evicted_is_run_again_and_does_not_count(team: Namespace) 
     team.reaches("Disrupted", "Pending", "Running")
     status = team.reaches("Published")
     assert status["run"]["attempts"] == 2
+
+
+@pytest.mark.own_cluster
+def test_a_pod_on_a_node_that_does_not_answer_is_said_to_be_on_one(
+    team: Namespace, cluster: Cluster
+) -> None:
+    team.apply(f"backoffLimit: 0, {acts(message=published(digest_of()), seconds='5')}")
+    team.reaches("Running")
+    cluster.stop("kubelet")
+    try:
+        where = f"/api/v1/namespaces/{team.name}/pods/{_one_pod(team)}"
+        team.api.request("DELETE", where, {"gracePeriodSeconds": 1}).object()
+        message = condition(team.reaches("Disrupted"), "Ready")["message"]
+        assert "on node node-1 is being deleted. Another follows when it is gone" in message
+        words = "its node does not answer, or a finalizer keeps the pod"
+        team.wait(
+            lambda: condition(team.status(), "Ready")["message"],
+            lambda message: words in message,
+            seconds=90,
+        )
+    finally:
+        cluster.start("kubelet")
+    assert team.reaches("Published", seconds=180)["phase"] == "Succeeded"
 
 
 def test_a_job_that_is_deleted_by_hand_is_made_again(team: Namespace) -> None:
