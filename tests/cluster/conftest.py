@@ -1,6 +1,7 @@
 """Fixtures of the cluster tier: one cluster for the session, its node when a test asks for it.
 
-Where KUBEQUANT_TEST_KUBECONFIG names a cluster, that one is used instead of ours.
+Where KUBEQUANT_TEST_KUBECONFIG names a cluster, that one is used instead of ours, unless kubequant
+is in use there: these tests install it, run an operator over all namespaces, and remove it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 from tests.cluster.actor import push_actor
 from tests.cluster.operator_program import SMALL, OperatorProgram, grant_rights, images
 from tests.cluster.watched import Namespace
-from tests.testbed.access import foreign_cluster
+from tests.testbed.access import foreign_cluster, kubequant_in_use
 from tests.testbed.api import Api
 from tests.testbed.cluster import Cluster
 from tests.testbed.storage import processes
@@ -29,15 +30,24 @@ if TYPE_CHECKING:
 
 DEFINITION = Path(__file__).parents[2] / "crds" / "kubequant.dev_quantizationjobs.yaml"
 
-# These start clusters of their own, which a machine with a cluster of the user's need not hold.
-collect_ignore = ["test_leftovers.py"] if os.environ.get("KUBEQUANT_TEST_KUBECONFIG") else []
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, on a cluster of the user's, what stops parts of it or needs another beside it."""
+    if not os.environ.get("KUBEQUANT_TEST_KUBECONFIG"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("own_cluster")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
     """A cluster with etcd, API server, controller manager and scheduler; perhaps with a node."""
     if os.environ.get("KUBEQUANT_TEST_KUBECONFIG"):
-        yield foreign_cluster(tmp_path_factory.mktemp("kubeconfigs"))
+        theirs = foreign_cluster(tmp_path_factory.mktemp("kubeconfigs"))
+        if in_use := kubequant_in_use(theirs):
+            pytest.exit(in_use, returncode=pytest.ExitCode.USAGE_ERROR)
+        yield theirs
         return
     ours = Cluster(logs=tmp_path_factory.mktemp("cluster"))
     try:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from tests.testbed.access import Access
 
 
+pytestmark = pytest.mark.own_cluster
+
+
 def traces(cluster: Cluster) -> list[str]:
     """Return what this machine shows of a cluster: processes, its link, cgroups, mounts, files."""
     folder = str(cluster.folder)

@@ -75,6 +75,19 @@ def _until_allowed(cluster: Access, *words: str) -> None:
         time.sleep(0.3)
 
 
+def test_it_ends_with_a_sentence_where_a_namespace_that_it_is_to_watch_gives_it_no_right(
+    own: tuple[Namespace, OperatorProgram],
+) -> None:
+    team, program = own
+    program.stop()
+    program.launch(NAMESPACES=f"{team.name},default")
+    assert program.process.wait(timeout=300) == 2
+    assert (
+        "KUBEQUANT_OPERATOR_NAMESPACES names default, where the operator may not list "
+        "quantizationjobs, jobs, pods: bind the ClusterRole" in program.text()
+    )
+
+
 def test_it_works_in_its_namespace_and_leaves_others_alone(
     own: tuple[Namespace, OperatorProgram], api: Api, cluster: Access
 ) -> None:

@@ -111,6 +111,7 @@ def test_an_image_that_is_missing_is_said_so_and_a_new_setting_mends_it(
     assert team.reaches("Published")["resolved"]["image"].endswith("/actor:latest")
 
 
+@pytest.mark.own_cluster
 def test_an_api_server_that_goes_away_is_waited_for(
     team: Namespace, operator: OperatorProgram, cluster: Access
 ) -> None:

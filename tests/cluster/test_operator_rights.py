@@ -11,8 +11,10 @@ from tests.controller.builders import published
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.cluster.operator_program import OperatorProgram
     from tests.cluster.watched import Namespace
     from tests.testbed.access import Access
 
@@ -95,6 +97,16 @@ def test_what_the_api_does_not_offer_the_server_refuses(
             id="code by a variable",
         ),
         pytest.param(
+            "pod: {annotations: {iam.amazonaws.com/role: admin}}",
+            "spec.pod.annotations: iam.amazonaws.com/role is not among",
+            id="a cloud role by an annotation",
+        ),
+        pytest.param(
+            "pod: {labels: {azure.workload.identity/use: 'true'}}",
+            "spec.pod.labels: azure.workload.identity/use is not among",
+            id="a cloud identity by a label",
+        ),
+        pytest.param(
             "output: {secretRef: {name: s3-writer}}, "
             "pod: {env: [{name: AWS_ENDPOINT_URL, value: 'http://evil'}]}",
             "AWS_ENDPOINT_URL",
@@ -110,6 +122,52 @@ def test_what_the_administrator_did_not_allow_is_a_condition_with_a_sentence(
     assert words in condition(status, "Failed")["message"]
     assert status["failure"]["advice"]
     assert not team.jobs()
+
+
+@pytest.fixture
+def generous(operator: OperatorProgram) -> Iterator[None]:
+    """The operator, whose administrator allows what these tests ask for."""
+    operator.stop()
+    operator.start(
+        ALLOWED_SERVICE_ACCOUNTS="cloud",
+        ALLOWED_ANNOTATIONS="example.com/*",
+        ALLOWED_LABELS="azure.workload.identity/use",
+        ALLOW_REMOTE_CODE="yes",
+        ALLOW_PICKLE="yes",
+    )
+    yield
+    operator.stop()
+    operator.start()
+
+
+@pytest.mark.usefixtures("generous")
+def test_a_service_account_that_is_listed_is_the_pods_and_its_token_is_not_there(
+    team: Namespace, cluster: Access, user: Path
+) -> None:
+    # By the account, its label and its annotation a cloud's webhook would give the pod an identity.
+    cluster.kubectl("create", "serviceaccount", "cloud", f"--namespace={team.name}")
+    pod = (
+        "serviceAccountName: cloud, labels: {azure.workload.identity/use: 'true'}, "
+        "annotations: {example.com/audience: sts}"
+    )
+    does = acts(message=published(digest_of())).removeprefix("pod: {")
+    assert applied(cluster, user, team, f"pod: {{{pod}, {does}").returncode == 0
+    team.reaches("Published")
+    (made,) = team.pods()
+    assert made["spec"]["serviceAccountName"] == "cloud"
+    assert made["spec"]["automountServiceAccountToken"] is False
+    assert made["metadata"]["labels"]["azure.workload.identity/use"] == "true"
+    assert made["metadata"]["annotations"]["example.com/audience"] == "sts"
+
+
+@pytest.mark.usefixtures("generous")
+def test_what_the_administrator_allows_such_a_user_gets(
+    team: Namespace, cluster: Access, user: Path
+) -> None:
+    spec = "model: {trustRemoteCode: true, allowPickle: true}"
+    whole = f"{spec}, {acts(message=published(digest_of(spec)))}"
+    assert applied(cluster, user, team, whole).returncode == 0
+    assert team.reaches("Published")["run"]["digest"] == digest_of(spec)
 
 
 @pytest.mark.parametrize(

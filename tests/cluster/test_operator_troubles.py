@@ -13,6 +13,7 @@ from kubequant.api.contract import ExitCode, FailureReason
 if TYPE_CHECKING:
     from tests.cluster.watched import Body, Namespace
     from tests.testbed.access import Access
+    from tests.testbed.cluster import Cluster
 
 
 def said(code: ExitCode, reason: FailureReason, words: str) -> str:
@@ -120,6 +121,29 @@ def test_a_pod_that_is_evicted_is_run_again_and_does_not_count(team: Namespace) 
     assert status["run"]["attempts"] == 2
 
 
+@pytest.mark.own_cluster
+def test_a_pod_on_a_node_that_does_not_answer_is_said_to_be_on_one(
+    team: Namespace, cluster: Cluster
+) -> None:
+    team.apply(f"backoffLimit: 0, {acts(message=published(digest_of()), seconds='5')}")
+    team.reaches("Running")
+    cluster.stop("kubelet")
+    try:
+        where = f"/api/v1/namespaces/{team.name}/pods/{_one_pod(team)}"
+        team.api.request("DELETE", where, {"gracePeriodSeconds": 1}).object()
+        message = condition(team.reaches("Disrupted"), "Ready")["message"]
+        assert "on node node-1 is being deleted. Another follows when it is gone" in message
+        words = "its node does not answer, or a finalizer keeps the pod"
+        team.wait(
+            lambda: condition(team.status(), "Ready")["message"],
+            lambda message: words in message,
+            seconds=90,
+        )
+    finally:
+        cluster.start("kubelet")
+    assert team.reaches("Published", seconds=180)["phase"] == "Succeeded"
+
+
 def test_a_job_that_is_deleted_by_hand_is_made_again(team: Namespace) -> None:
     team.apply(acts(seconds="60"))
     team.reaches("Running")
@@ -193,6 +217,40 @@ def test_a_namespace_that_forbids_the_job_says_so_in_the_servers_words(
     team.apply()
     status = team.reaches("JobRejected")
     assert "exceeded quota: none" in condition(status, "Ready")["message"]
+
+
+def quota_on_pods(team: Namespace, cluster: Access) -> None:
+    """Let the namespace take Jobs and no pod."""
+    quota = ("create", "quota", "none", "--hard=pods=0", f"--namespace={team.name}")
+    cluster.kubectl(*quota)
+    team.wait(
+        lambda: team.api.request("GET", f"/api/v1/namespaces/{team.name}/resourcequotas/none"),
+        lambda answer: "hard" in answer.object().get("status", {}),
+    )
+
+
+def test_a_namespace_that_forbids_the_pod_says_so_in_the_servers_words(
+    team: Namespace, cluster: Access
+) -> None:
+    quota_on_pods(team, cluster)
+    team.apply(acts(message=published(digest_of())))
+    status = team.reaches("PodRejected")
+    message = condition(status, "Ready")["message"]
+    assert f'pods "tiny-{digest_of()}-…" is forbidden: exceeded quota: none' in message
+    assert (status["phase"], len(team.jobs()), team.pods()) == ("Pending", 1, [])
+    (event,) = team.wait(lambda: team.events("PodRejected"), bool)
+    assert event["type"] == "Warning"
+    assert "exceeded quota: none" in event["note"]
+    cluster.kubectl("delete", "quota", "none", f"--namespace={team.name}")
+    team.reaches("Published", seconds=120)
+
+
+def test_a_priority_class_that_is_not_there_is_said_and_an_edit_mends_it(team: Namespace) -> None:
+    team.apply("pod: {priorityClassName: high}")
+    message = condition(team.reaches("PodRejected"), "Ready")["message"]
+    assert "no PriorityClass with name high was found" in message
+    team.change(f"pod: {{priorityClassName: '', {acts(message=published(digest_of()))[6:-1]}}}")
+    team.reaches("Published")
 
 
 def test_both_deadlines_end_a_run(team: Namespace) -> None:

@@ -229,7 +229,12 @@ def test_an_operator_pod_that_is_killed_in_the_middle_of_a_run_changes_nothing(
     status = team.wait(name)
     assert status["run"]["attempts"] == 1
     assert len(team.namespace.jobs()) == 1
-    assert downloaded(team, status, tmp_path)
+    files = downloaded(team, status, tmp_path)
+    (variant,) = status["variants"]
+    text = tmp_path / "held-out.txt"
+    text.write_text(_held_out())
+    measured = by_other_code(files[variant["uri"].rpartition("/")[2]], text)
+    assert float(variant["perplexity"]) == pytest.approx(measured, rel=0.005)
 
 
 def test_the_same_manifest_applied_after_its_resource_was_deleted_publishes_nothing_again(

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.testbed.access import kubequant_in_use
 from tests.testbed.processes import Processes, S3Server, start_s3
 from tests.testbed.scratch import compiled_go, scratch_image
 
@@ -153,3 +154,26 @@ def finished_log(cluster: Access, namespace: str, pod: str) -> str:
             return cluster.kubectl("logs", pod, place).stdout
         time.sleep(0.2)
     raise AssertionError(cluster.kubectl("describe", "pod", pod, place).stdout)
+
+
+def test_a_cluster_where_an_operator_is_installed_is_said_to_be_in_use(
+    control_plane: Access,
+) -> None:
+    labels = {"app.kubernetes.io/name": "kubequant"}
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {"containers": [{"name": "a", "image": "a"}]},
+    }
+    installed = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "somebodys", "namespace": "default", "labels": labels},
+        "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
+    }
+    control_plane.apply(installed)
+    try:
+        words = kubequant_in_use(control_plane)
+    finally:
+        control_plane.kubectl("delete", "deployment", "somebodys", "--namespace=default")
+    assert "Deployment default/somebodys" in words
+    assert "Deployment" not in kubequant_in_use(control_plane)

@@ -66,7 +66,7 @@ class Served:
 
     world: World
     asked: list[str] = field(default_factory=list)
-    """Every write in its order, as "PUT status"."""
+    """Every write in its order, as "PUT status", and each question for events."""
     notes: dict[str, str] = field(default_factory=dict)
     """The notes of the events that were taken, by their reason."""
     answers: dict[str, No] = field(default_factory=dict)
@@ -90,6 +90,7 @@ class Served:
                 web.post(_JOBS, self._create_job),
                 web.delete(f"{_JOBS}/{{name}}", self._delete_job),
                 web.post(_EVENTS, self._take_event),
+                web.get(_EVENTS, self._list_events),
             ]
         )
         runner = web.AppRunner(app)
@@ -184,6 +185,15 @@ class Served:
         name = request.match_info["name"]
         self.world.delete_job(name)
         return web.json_response({**self._versioned(self.world.jobs[name]), "kind": "Job"})
+
+    async def _list_events(self, request: web.Request) -> web.Response:
+        answer = self._asked("GET events")
+        if answer is not None:
+            return answer
+        wanted = dict(part.split("=") for part in request.query["fieldSelector"].split(","))
+        found = self.world.events_about(wanted["regarding.uid"])
+        named = [event for event in found if wanted.get("reason") in {None, event["reason"]}]
+        return web.json_response({"kind": "EventList", "items": named or None})
 
     async def _take_event(self, request: web.Request) -> web.Response:
         sent = await request.json()

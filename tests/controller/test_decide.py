@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 import pytest
-from tests.controller.builders import SETTINGS
+from tests.controller.builders import SETTINGS, failed, published
 from tests.controller.world import World
 
 from kubequant.api.contract import ExitCode, FailureReason
 from kubequant.controller.observe import Rejection
 
 Step = Callable[[World], object]
+QUOTA = "exceeded quota: none, requested: pods=1, used: pods=0, limited: pods=0"
 QUEUE = {"kueue.x-k8s.io/queue-name": "gpus"}
 CEILING = SETTINGS.model_copy(update={"memory_ceiling": "64Gi"})
 
@@ -135,6 +136,32 @@ def rejects(code: int, message: str) -> Step:
 
 def takes_jobs(world: World) -> None:
     world.rejection = None
+
+
+def being_deleted(by: str = "") -> Step:
+    return lambda world: world.being_deleted(by=by)
+
+
+def publishes_beside_another(world: World) -> None:
+    world.worker_ends(0, published(world.digest))
+
+
+def fails_beside_another(code: ExitCode, reason: FailureReason) -> Step:
+    return lambda world: world.worker_ends(
+        int(code), failed(world.digest, code, reason, "It did not work.")
+    )
+
+
+def rejects_pods(words: str) -> Step:
+    return lambda world: setattr(world, "pod_rejection", words)
+
+
+def pod_event(note: str) -> Step:
+    def post(world: World) -> None:
+        assert world.pod
+        world.event(world.pod, "FailedMount", note)
+
+    return post
 
 
 def fails(code: ExitCode, reason: FailureReason) -> Step:
@@ -478,6 +505,77 @@ ON_THE_WAY = (
         )
     ),
     Row(
+        "a Job whose pod a quota forbids says so in the server's words",
+        (rejects_pods(QUOTA), settle, after(10), settle),
+        "Pending",
+        "PodRejected",
+        WORKING,
+        says=f'-…" is forbidden: {QUOTA} - Correct spec.pod',
+        created=1,
+        events=("PodRejected",),
+        requeue=60,
+    ),
+    Row(
+        "a Job whose pod is on its way is given a while before anyone asks",
+        (rejects_pods(QUOTA), settle),
+        "Pending",
+        "Pending",
+        WORKING,
+        created=1,
+        events=(),
+        requeue=10,
+    ),
+    Row(
+        "a Job whose pod was refused runs when what forbade it is gone",
+        (rejects_pods(QUOTA), settle, after(10), settle, rejects_pods(""), *begin),
+        "Running",
+        "Running",
+        WORKING,
+        created=1,
+        events=("PodRejected",),
+    ),
+    Row(
+        "a Job whose pod names a class that is not there is replaced by an edit",
+        (
+            rejects_pods("no class"),
+            settle,
+            after(10),
+            settle,
+            rejects_pods(""),
+            edit("pod: {priorityClassName: high}"),
+            *begin,
+        ),
+        "Running",
+        "Running",
+        WORKING,
+        created=2,
+        events=("PodRejected", "Replacing", "JobCreated"),
+    ),
+    Row(
+        "a Job whose pod is refused is replaced where the administrator's settings have changed",
+        (
+            rejects_pods("no class"),
+            settle,
+            after(10),
+            settle,
+            settings(run_as_user=1),
+            after(60),
+            settle,
+        ),
+        "Pending",
+        "Pending",
+        WORKING,
+        created=2,
+    ),
+    Row(
+        "a Job that a queue holds is asked nothing about its pod",
+        (rejects_pods(QUOTA), settle, after(1000), settle),
+        "Suspended",
+        "Queued",
+        ("Suspended", "Reconciling"),
+        labels=QUEUE,
+    ),
+    Row(
         "a Job that was refused for a while is created in the end",
         (rejects(403, "exceeded quota"), settle, takes_jobs, settle),
         "Pending",
@@ -518,6 +616,55 @@ TRIED_AGAIN = (
         created=1,
     ),
     Row(
+        "a pod that is being deleted is said to be so at once",
+        (*begin, being_deleted("EvictionByEvictionAPI"), settle),
+        "Running",
+        "Disrupted",
+        WORKING,
+        says="on node node-1 is being deleted (EvictionByEvictionAPI: EvictionByEvictionAPI: dele",
+        created=1,
+        events=("Disrupted",),
+        requeue=60,
+    ),
+    Row(
+        "a pod that is not gone long after it was deleted has a node that does not answer",
+        (*begin, being_deleted("DeletionByTaintManager"), settle, after(3600), settle),
+        "Running",
+        "Disrupted",
+        WORKING,
+        says="was to be gone by 2026-01-02T03:00:30Z: its node does not answer, or a finalizer",
+        created=1,
+        events=("Disrupted",),
+    ),
+    Row(
+        "a pod that ends in the time that it has after its deletion runs again",
+        (*begin, being_deleted(), settle, delete_pod, settle, after(10), settle, start, settle),
+        "Running",
+        "Running",
+        WORKING,
+        created=1,
+        events=("Disrupted",),
+    ),
+    Row(
+        "a pod that never started on a node that was lost is said to be lost",
+        (settle, waits("ContainerCreating", ""), being_deleted(), settle, after(3000), settle),
+        "Running",
+        "Disrupted",
+        WORKING,
+        says="its node does not answer",
+        created=1,
+    ),
+    Row(
+        "a worker that ends while another container goes on has ended",
+        (*begin, publishes_beside_another, after(10), settle),
+        "Running",
+        "Finishing",
+        WORKING,
+        says="other containers of the pod still run: istio-proxy",
+        created=1,
+        requeue=50,
+    ),
+    Row(
         "a pod that ran longer than a pod may wait and is gone runs again",
         (*begin, after(4000), settle, World.disrupted, settle, lose_pods, settle),
         "Pending",
@@ -533,6 +680,38 @@ TRIED_AGAIN = (
         "Running",
         WORKING,
         created=1,
+    ),
+    Row(
+        "a pod that follows another and is refused says so in the server's words",
+        (
+            *begin,
+            World.disrupted,
+            rejects_pods(QUOTA),
+            settle,
+            after(10),
+            settle,
+            after(10),
+            settle,
+        ),
+        "Pending",
+        "PodRejected",
+        WORKING,
+        says=QUOTA,
+        created=1,
+        events=("Disrupted", "PodRejected"),
+    ),
+    Row(
+        "what kept an earlier pod from being made is not told of the next",
+        (
+            *(rejects_pods(QUOTA), settle, after(10), settle, after(50)),
+            *(rejects_pods(""), *begin, lose_pods, World.pass_once, after(10)),
+            *(World.pass_once, after(10), settle),
+        ),
+        "Pending",
+        "Pending",
+        WORKING,
+        created=1,
+        events=("PodRejected",),
     ),
     Row(
         "a worker that found its store unavailable is tried again",
@@ -881,7 +1060,7 @@ OVER = (
     ),
     Row(
         "a try that is going is not ended by the deadline that it had",
-        (*begin, after(86_400), World.pass_once, edit("pod: {labels: {a: b}}"), settle),
+        (*begin, after(86_400), World.pass_once, edit("pod: {labels: {team: b}}"), settle),
         "Pending",
         "Pending",
         WORKING,
@@ -945,6 +1124,69 @@ OVER = (
         created=2,
     ),
     Row(
+        "a deadline that passes on a lost node blames the node",
+        (*begin, being_deleted(), settle, after(86_400), settle, lose_pods, settle),
+        "Failed",
+        "DeadlineExceeded",
+        LOST,
+        says="was to be gone by 2026-01-02T03:00:30Z: its node does not answer",
+    ),
+    Row(
+        "a pending deadline that passes on a lost node blames the node",
+        (
+            *(settle, waits("ContainerCreating", ""), being_deleted(), settle, after(3600)),
+            *(settle, lose_pods, settle),
+        ),
+        "Failed",
+        "PendingDeadlineExceeded",
+        LOST,
+        says="its node does not answer",
+    ),
+    *(
+        Row(
+            f"what was published counts though another container goes on ({when})",
+            (*begin, after(before), publishes_beside_another, after(60), settle),
+            "Succeeded",
+            "Published",
+            DONE,
+            says="The artifact is published",
+            jobs=0,
+            created=1,
+            events=("Published",),
+        )
+        for when, before in (("soon", 10), ("just before the deadline", 86_390))
+    ),
+    Row(
+        "what was published counts though its pod is being deleted then",
+        (*begin, publishes_beside_another, being_deleted(), after(60), settle),
+        "Succeeded",
+        "Published",
+        DONE,
+        jobs=0,
+    ),
+    *(
+        Row(
+            f"a worker that failed beside another container has failed ({reason})",
+            (*begin, fails_beside_another(code, reason), after(60), settle),
+            "Failed",
+            shown,
+            LOST,
+            says=says,
+            failure=reason,
+            jobs=0,
+            created=1,
+        )
+        for code, reason, shown, says in (
+            (ExitCode.GATE_FAILED, FailureReason.GATE_FAILED, "GateFailed", "It did not work."),
+            (
+                ExitCode.UNAVAILABLE,
+                FailureReason.UNAVAILABLE,
+                "BackoffLimitExceeded",
+                "since other containers of the pod (istio-proxy) still ran",
+            ),
+        )
+    ),
+    Row(
         "a pod that no node takes in time is given up",
         (settle, World.unschedulable, settle, after(3600), settle),
         "Failed",
@@ -954,12 +1196,45 @@ OVER = (
         jobs=0,
     ),
     Row(
-        "a Job whose pods a quota forbids is given up",
+        "a Job whose pods a quota forbids is given up in the server's words",
+        (rejects_pods(QUOTA), settle, after(3600), settle),
+        "Failed",
+        "PendingDeadlineExceeded",
+        LOST,
+        says=f'-…" is forbidden: {QUOTA}',
+        jobs=0,
+    ),
+    Row(
+        "a Job whose pods nobody makes is given up",
         (settle, lose_pods, after(3600), World.pass_once, settle),
         "Failed",
         "PendingDeadlineExceeded",
         LOST,
+        says="none was made, and no event of the Job says why",
         jobs=0,
+    ),
+    Row(
+        "a pod whose volume is not there in time is given up with the kubelet's last word",
+        (
+            *(settle, waits("ContainerCreating", ""), pod_event("Pulling image"), after(1000)),
+            *(pod_event('secret "s3-writer" not found'), after(2600), settle),
+        ),
+        "Failed",
+        "PendingDeadlineExceeded",
+        LOST,
+        says='ContainerCreating; its last event: secret "s3-writer" not found',
+        jobs=0,
+    ),
+    Row(
+        "the deadline of a run whose next pod is refused says that it is",
+        (
+            *(*begin, World.disrupted, rejects_pods(QUOTA), settle, after(86_400)),
+            *(World.controllers, settle),
+        ),
+        "Failed",
+        "DeadlineExceeded",
+        LOST,
+        says=QUOTA,
     ),
     Row(
         "a Job that follows another is given up too where it gets no pod",
@@ -1164,6 +1439,14 @@ REFUSED = (
             ("a label of the Job controller's", "pod: {labels: {job-name: a}}", "job-name"),
             *(
                 (
+                    f"the label {key}, which others act on or select by",
+                    f"pod: {{labels: {{{key}: 'true', team: a}}}}",
+                    f"spec.pod.labels: {key} is not among the labels that the administrator lists",
+                )
+                for key in ("azure.workload.identity/use", "sidecar.istio.io/inject", "app")
+            ),
+            *(
+                (
                     f"the annotation {key}, by which another controller acts",
                     f"pod: {{annotations: {{{key}: a}}}}",
                     f"spec.pod.annotations: {key} is not among the annotations that",
@@ -1205,6 +1488,16 @@ REFUSED = (
                 "an annotation that the administrator lists",
                 "pod: {annotations: {iam.amazonaws.com/role: a, example.com/a: b}}",
                 {"allowed_annotations": ("iam.amazonaws.com/role", "example.com/*")},
+            ),
+            (
+                "a label that says whose the pod is",
+                "pod: {labels: {team: a, cost-center: '7'}}",
+                {},
+            ),
+            (
+                "a label that the administrator lists",
+                "pod: {labels: {azure.workload.identity/use: 'true', example.com/a: b}}",
+                {"allowed_labels": ("azure.workload.identity/use", "example.com/*")},
             ),
             *(
                 (

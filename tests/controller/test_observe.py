@@ -69,7 +69,7 @@ UNSCHEDULABLE = {
                      PodState.UNSCHEDULABLE, "0/3 nodes are available", id="no node takes it"),
         pytest.param({"phase": "Pending", "containerStatuses": [
             container({"waiting": {"reason": "ContainerCreating"}})]},
-            PodState.PENDING, "", id="its container is being created"),
+            PodState.PENDING, "ContainerCreating", id="its container is being created"),
         *(pytest.param({"phase": "Pending", "containerStatuses": [
             container({"waiting": {"reason": reason, "message": "m"}})]},
             PodState.IMAGE_NOT_FOUND, f"{reason}: m", id=f"its image cannot be had: {reason}")
@@ -80,6 +80,12 @@ UNSCHEDULABLE = {
         pytest.param({"phase": "Running", "containerStatuses": [
             container({"running": {"startedAt": at(START)}})]},
             PodState.RUNNING, "", id="it runs"),
+        pytest.param({**ended(0), "phase": "Running"}, PodState.WORKER_ENDED,
+                     "none that it names", id="its worker ended, and its phase says it later"),
+        pytest.param({"phase": "Running", "containerStatuses": [
+            container({"terminated": {"exitCode": 10}}),
+            container({"running": {"startedAt": at(START)}}, name="proxy")]},
+            PodState.WORKER_ENDED, "proxy", id="its worker ended and another goes on"),
         pytest.param(ended(0), PodState.SUCCEEDED, "", id="it ended well"),
         pytest.param(ended(10), PodState.FAILED, "", id="it failed"),
         pytest.param(ended(30), PodState.DISRUPTED, "the worker was told to stop",

@@ -174,6 +174,79 @@ def test_what_stands_before_the_api_server_is_not_taken_for_its_word() -> None:
     served(world, test)
 
 
+QUOTA = "exceeded quota: none, requested: pods=1, used: pods=0, limited: pods=0"
+
+
+def without_pod(words: str) -> World:
+    """Return a world that has waited for its pod as long as anyone does before asking."""
+    world = World()
+    world.pod_rejection = words
+    world.settle()
+    world.passes(10)
+    return world
+
+
+def test_a_pod_that_stays_refused_is_told_once_and_costs_a_question_a_minute() -> None:
+    world = without_pod(QUOTA)
+
+    async def test(at: Served) -> None:
+        assert await at.reconcile() == 60
+        assert at.asked == ["GET events", "PUT status", "POST event PodRejected"]
+        assert QUOTA in at.notes["PodRejected"]
+        at.asked.clear()
+        for _ in range(10):
+            # The Job controller tries again meanwhile, each time with another name.
+            world.controllers()
+            world.passes(60)
+            assert await at.reconcile() == 60
+        assert at.asked == ["GET events"] * 10
+
+    served(world, test)
+    assert len({event["note"] for event in world.said}) > 10
+
+
+@pytest.mark.parametrize(
+    "answer", [None, No(403, "Forbidden", "cannot list events")], ids=["nothing", "no right"]
+)
+def test_a_pod_that_nobody_speaks_of_is_asked_about_each_minute_and_waited_for(
+    answer: No | None,
+) -> None:
+    world = without_pod(QUOTA)
+    world.said.clear()
+
+    async def test(at: Served) -> None:
+        at.answers |= {"GET events": answer} if answer else {}
+        assert await at.reconcile() == 60
+        assert at.asked == ["GET events"]
+        assert world.reason == "Pending"
+
+    served(world, test)
+
+
+def test_a_pod_on_its_way_is_asked_nothing_about() -> None:
+    world = running()
+
+    async def test(at: Served) -> None:
+        world.passes(1000)
+        await at.reconcile()
+        assert at.asked == []
+
+    served(world, test)
+
+
+def test_the_words_of_an_event_are_cut_and_cleaned_before_they_are_shown() -> None:
+    world = without_pod(f"\x1b[31mtoken hf_{'a' * 30}\x00 {'long ' * 1000}")
+
+    async def test(at: Served) -> None:
+        await at.reconcile()
+        assert "hf_…" in world.message
+        assert "aaaa" not in world.message
+        assert world.message.isprintable()
+        assert len(world.message) < 1200
+
+    served(world, test)
+
+
 @pytest.mark.parametrize("words", ["no node ", "kein Knoten für ", "ノードがない", "😀"])
 def test_a_note_that_is_cut_is_one_that_the_server_takes(words: str) -> None:
     world = World()

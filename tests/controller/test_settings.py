@@ -44,6 +44,7 @@ def test_every_setting_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ALLOWED_SERVICE_ACCOUNTS="irsa,other",
         ALLOWED_ENV="HF_ENDPOINT, NCCL_*",
         ALLOWED_ANNOTATIONS="example.com/*,team",
+        ALLOWED_LABELS="example.com/*,app",
         RUN_AS_USER="0",
         LOG_FORMAT="Text",
         CONCURRENCY="7",
@@ -58,6 +59,7 @@ def test_every_setting_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read.allowed_service_accounts == ("irsa", "other")
     assert read.allowed_env == ("HF_ENDPOINT", "NCCL_*")
     assert read.allowed_annotations == ("example.com/*", "team")
+    assert read.allowed_labels == ("example.com/*", "app")
     assert (read.run_as_user, read.log_format, read.concurrency) == (0, "Text", 7)
     assert set(read.model_fields_set) == set(Settings.model_fields)
 
@@ -71,6 +73,7 @@ def test_every_setting_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("IMAGES__GGUF", "a b", "must be an image's name"),
         ("ALLOWED_ENV", "*_PATH", f"{PREFIX}ALLOWED_ENV[0] must be a variable's name"),
         ("ALLOWED_ANNOTATIONS", "*", f"{PREFIX}ALLOWED_ANNOTATIONS[0] must be an annotation's key"),
+        ("ALLOWED_LABELS", "a b", f"{PREFIX}ALLOWED_LABELS[0] must be a label's key"),
         ("ALLOWED_ENV", "*", f"{PREFIX}ALLOWED_ENV[0] must be a variable's name"),
         ("CPU_RESOURCES", '{"requests": {"cpu": "lots"}}', "must be a Kubernetes quantity"),
         ("CPU_RESOURCES", '{"request": {}}', "is not a field; did you mean requests?"),
@@ -93,6 +96,20 @@ def test_a_wrong_setting_is_refused_with_a_sentence(
     with pytest.raises(InvalidSettingsError) as refused:
         read_settings()
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["", " ", ","])
+def test_a_list_that_is_set_and_empty_allows_nothing(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    given(monkeypatch, ALLOWED_ANNOTATIONS=value, ALLOWED_LABELS=value, ALLOWED_ENV=value)
+    read = read_settings()
+    assert (read.allowed_annotations, read.allowed_labels, read.allowed_env) == ((), (), ())
+
+
+def test_what_is_no_list_and_empty_keeps_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, MEMORY_CEILING="", CONCURRENCY="", IMAGES="")
+    assert read_settings() == Settings()
 
 
 def test_settings_do_not_change() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.controller.builders import SETTINGS
+from tests.controller.builders import SETTINGS, published
 from tests.controller.world import World
 
 from kubequant.api.contract import ExitCode, FailureReason
@@ -128,6 +128,9 @@ EVENTS: dict[str, Event] = {
     "somebody kills": _ends(137, "last words"),
     "the pod is evicted": World.disrupted,
     "the pod is deleted": lambda w: w.fails(ExitCode.INTERRUPTED, FailureReason.INTERRUPTED),
+    "the pod is being deleted": World.being_deleted,
+    "its worker publishes beside another": lambda w: w.worker_ends(0, published(w.digest)),
+    "its worker fails beside another": lambda w: w.worker_ends(1),
     "the disk is full": World.evicted_for_disk,
     "pods vanish": _drop_pods,
     "the Job is deleted": _delete_jobs,
@@ -159,6 +162,8 @@ EVENTS: dict[str, Event] = {
     "a quota is in the way": _rejects(403),
     "the server never takes it": _rejects(422),
     "the server takes it": _rejects(None),
+    "a quota forbids pods": lambda w: setattr(w, "pod_rejection", "exceeded quota"),
+    "pods are allowed": lambda w: setattr(w, "pod_rejection", ""),
     "ten seconds": _after(10),
     "ten minutes": _after(600),
     "an hour": _after(3600),
@@ -188,7 +193,7 @@ def _goes_well_from_here(world: World) -> None:
     """Let everything that can stand in the way go away, and workers publish."""
     _understood_again(world)
     _strangers_go(world)
-    world.rejection = None
+    world.rejection, world.pod_rejection = None, ""
     world.edit(
         "suspend: false, device: (removed), model: {allowPickle: false}, pod: (removed), "
         "calibration: {samples: 77}"

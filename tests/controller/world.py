@@ -16,6 +16,7 @@ from tests.api.table import flow, merged
 from tests.controller.builders import SETTINGS, START, at, failed, published, resource_body
 
 from kubequant.controller.decide import decide
+from kubequant.controller.events import newest_words
 from kubequant.controller.manifest import as_body
 from kubequant.controller.names import CONTAINER, QUEUE_NAME_LABEL, job_name
 from kubequant.controller.observe import (
@@ -54,6 +55,11 @@ class World:
         self.pods: dict[str, Body] = {}
         self.now = START
         self.rejection: Rejection | None = None
+        self.pod_rejection = ""
+        """Why the server takes no pod; the Job controller posts it, with the pod's name."""
+        self.said: list[Body] = []
+        """Events of others than the operator."""
+        self.questions = 0
         self.queue_is_full = True
         self.default_queue = ""
         self.events: list[str] = []
@@ -73,6 +79,13 @@ class World:
         jobs = [read_job(body) for body in known[0].values()]
         pods = [read_pod(body) for body in known[1].values()]
         observed = observe(resource, jobs, pods, rejection=rejection)
+        plan = decide(resource, observed, now=self.now, settings=self.settings)
+        if plan.question is None:
+            return plan
+        assert plan == Plan(question=plan.question), "what is asked first is asked before all else"
+        self.questions += 1
+        said = newest_words(self.events_about(plan.question.uid), plan.question)
+        observed = observe(resource, jobs, pods, rejection=rejection, last_event=said)
         return decide(resource, observed, now=self.now, settings=self.settings)
 
     def pass_once(self) -> Plan:
@@ -235,7 +248,27 @@ class World:
         }
         job["status"].setdefault("conditions", []).append(condition)
 
+    def event(self, about: Body, reason: str, note: str) -> None:
+        """Let somebody post an event about an object, as an API server keeps it."""
+        self.said.append(
+            {
+                "metadata": {"creationTimestamp": at(self.now)},
+                "regarding": {"uid": about["metadata"]["uid"]},
+                "reason": reason,
+                "note": note,
+                "deprecatedLastTimestamp": at(self.now),
+            }
+        )
+
+    def events_about(self, uid: str) -> list[Body]:
+        return [event for event in self.said if event["regarding"]["uid"] == uid]
+
     def _new_pod(self, job: Body) -> None:
+        if self.pod_rejection:
+            name = f"{job['metadata']['name']}-{len(self.said):05d}"
+            words = f'Error creating: pods "{name}" is forbidden: {self.pod_rejection}'
+            self.event(job, "FailedCreate", words)
+            return
         template = copy.deepcopy(job["spec"]["template"])
         uid = self._uid("pod")
         name = f"{job['metadata']['name']}-{uid[4:]}"
@@ -318,6 +351,29 @@ class World:
         phase = "Succeeded" if code == 0 else "Failed"
         pod["status"] = {"phase": phase, **_container({"terminated": ended}), **(status or {})}
         self.ended[pod["metadata"]["name"]] = self.now
+
+    def worker_ends(self, code: int, message: str = "", *, beside: str = "istio-proxy") -> None:
+        """End the worker's container; another of the pod's, that somebody injected, goes on."""
+        pod = self.pod
+        if pod is None or pod["status"]["phase"] != "Running":
+            return
+        self.ends(code, message)
+        (worker,) = pod["status"]["containerStatuses"]
+        running = {**worker, "name": beside, "state": {"running": {"startedAt": at(self.now)}}}
+        pod["status"] = {"phase": "Running", "containerStatuses": [worker, running]}
+        del self.ended[pod["metadata"]["name"]]
+
+    def being_deleted(self, *, by: str = "", grace: int = 30) -> None:
+        """Delete the pod; its node, which alone could say that it has ended, does not answer."""
+        pod = self.pod
+        if pod is None:
+            return
+        gone_by = at(self.now + timedelta(seconds=grace))
+        pod["metadata"].setdefault("deletionTimestamp", gone_by)
+        if by:
+            words = f"{by}: deleting"
+            condition = {"type": "DisruptionTarget", "status": "True"}
+            pod["status"]["conditions"] = [{**condition, "reason": by, "message": words}]
 
     def publishes(self, **changes: Any) -> None:
         self.ends(0, published(self.digest, **changes))

@@ -148,3 +148,25 @@ def foreign_cluster(folder: Path) -> Access:
     cluster.host_address = os.environ.get("KUBEQUANT_TEST_HOST_ADDRESS", "")
     cluster.registry = os.environ.get("KUBEQUANT_TEST_REGISTRY", "")
     return cluster
+
+
+def kubequant_in_use(cluster: Access) -> str:
+    """Return a sentence where these tests would damage a kubequant of the cluster's, or nothing."""
+    found = []
+    every = ("get", "--all-namespaces", "--no-headers", "--ignore-not-found")
+    columns = "-o=custom-columns=NAMESPACE:.metadata.namespace,NAME:.metadata.name"
+    deployments = ("deployments", "--selector=app.kubernetes.io/name=kubequant")
+    for kind, words in (("Deployment", deployments), ("QuantizationJob", ("quantizationjobs",))):
+        # A server that knows no QuantizationJob has none.
+        listed = cluster.kubectl(*every, *words, columns, check=False).stdout.splitlines()
+        names = [line.split() for line in listed]
+        # What a killed run of these tests left in a namespace of its own is nobody's.
+        found += [f"{kind} {at}/{name}" for at, name in names if not at.startswith("test-")]
+    role = ("get", "clusterrole", "kubequant-install", "-o=name", "--ignore-not-found")
+    found += cluster.kubectl(*role).stdout.split()
+    if not found:
+        return ""
+    return (
+        f"KUBEQUANT_TEST_KUBECONFIG: kubequant is in use in that cluster ({', '.join(found)}): "
+        "these tests would overwrite and delete it. Take another, or remove kubequant from it."
+    )

@@ -158,7 +158,8 @@ class Pod(Model):
     image_pull_secrets: Annotated[tuple[ImagePullSecret, ...], Field(max_length=8)] = ()
     """Secrets for the registry of the worker images."""
     labels: Labels = Field(default_factory=dict)
-    """Labels for the pod, beside ours."""
+    """Labels for the pod, beside ours, of those that the administrator lists: other controllers act
+    on some, and Services and network policies select by them."""
     annotations: Annotations = Field(default_factory=dict)
     """Annotations for the pod, beside ours, of those that the administrator lists: other
     controllers act on some."""

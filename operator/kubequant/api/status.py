@@ -89,11 +89,11 @@ class Run(Model):
     attempts: Count = 0
     """How many pods were started for it."""
     pod_name: ShortText = ""
-    """The latest pod."""
+    """The latest pod that started."""
     node_name: ShortText = ""
-    """The node of the latest pod."""
+    """The node of that pod."""
     pod_creation_time: Time | None = None
-    """When the latest pod was created."""
+    """When that pod was created."""
 
 
 class Resolved(Model):

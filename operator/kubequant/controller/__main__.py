@@ -18,7 +18,7 @@ import kopf
 from kubernetes.aio.config import ConfigException
 
 from kubequant import __version__
-from kubequant.controller.audit import Audit
+from kubequant.controller.audit import Audit, RightsError
 from kubequant.controller.cluster import CONTROLLER, api_server
 from kubequant.controller.environment import InvalidSettingsError, read_settings, variable
 from kubequant.controller.handlers import Watches, connection, kopf_settings
@@ -57,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             error,
         )
         return _UNUSABLE
+    except RightsError as error:
+        _LOG.error("%s", error)
+        return _UNUSABLE
     return 0
 
 
@@ -80,6 +83,7 @@ async def operate(settings: Settings) -> None:
 
     Raises:
         ConfigException: there is no cluster to work on.
+        RightsError: the operator may not list what it is to watch.
     """
     stop = asyncio.Event()
     for end in (signal.SIGTERM, signal.SIGINT):
@@ -96,6 +100,8 @@ async def operate(settings: Settings) -> None:
             stopped = asyncio.create_task(stop.wait(), name="stop")
             served = asyncio.create_task(audit.until_served(), name="until served")
             await asyncio.wait({stopped, served}, return_when=asyncio.FIRST_COMPLETED)
+            if served.done():
+                served.result()
             if not stop.is_set():
                 # Made before kopf starts: what is made later it takes for its own and cancels.
                 parts = {asyncio.create_task(audit.run(), name="audit")}

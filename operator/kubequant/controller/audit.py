@@ -11,9 +11,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from kubequant.controller.cluster import JOBS, PODS, RESOURCES, ApiError, Kind, NotFound
+from kubequant.controller.cluster import (
+    JOBS,
+    PODS,
+    RESOURCES,
+    ApiError,
+    Kind,
+    NotFound,
+    Refused,
+)
 from kubequant.controller.index import own_key, owner_key, version_of
 
 if TYPE_CHECKING:
@@ -28,9 +37,15 @@ _LOG: Final = logging.getLogger(__name__)
 INTERVAL_SECONDS: Final = 300.0
 PATIENCE_SECONDS: Final = 15.0
 """How far a watch may lag behind a list before it counts as dead."""
+RIGHTS_SECONDS: Final = 30.0
+"""So long rights that are applied with the operator may come after it."""
 _LOOK_SECONDS: Final = 0.05
 _ASK_AGAIN_SECONDS: Final = 5.0
 _LIST_AGAIN_SECONDS: Final = 30.0
+
+
+class RightsError(Exception):
+    """The operator may not list what it is to watch; the text says where, what and the way out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +69,7 @@ class Audit:
     namespaces: tuple[str, ...] = ()
     interval_seconds: float = INTERVAL_SECONDS
     patience_seconds: float = PATIENCE_SECONDS
+    rights_seconds: float = RIGHTS_SECONDS
     complete: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the index held all that there was at the start."""
     is_deaf: bool = False
@@ -70,19 +86,49 @@ class Audit:
         }
 
     async def until_served(self) -> None:
-        """Wait until the server knows our kind and lets us list it."""
+        """Wait until the server knows our kind and lets us list what we watch.
+
+        Raises:
+            RightsError: the server refuses that somewhere, and for longer than it takes to apply
+                rights; kopf would end at the first watch that is refused, and say only that.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.rights_seconds
+        told = ""
         while True:
             try:
-                for namespace in self._namespaces():
-                    async for _ in self.server.listed(RESOURCES, namespace):
-                        break
+                refused = "; ".join(await self._refused())
+                if not refused:
+                    return
+                if loop.time() >= until:
+                    raise RightsError(refused)
+                if refused != told:
+                    _LOG.warning("%s", refused)
+                told = refused
             except NotFound:
                 _LOG.warning("the API server knows no QuantizationJob: apply the CRD (crds/)")
             except ApiError as trouble:
                 _LOG.warning("QuantizationJobs cannot be listed: %s", trouble.message)
-            else:
-                return
             await asyncio.sleep(_ASK_AGAIN_SECONDS)
+
+    async def _refused(self) -> list[str]:
+        """Return a sentence for each namespace in which something may not be listed."""
+        found = []
+        for namespace in self._namespaces():
+            lacking = [kind for kind in self._stores if not await self._may_list(kind, namespace)]
+            if lacking:
+                found.append(_without_rights(namespace, lacking))
+        return found
+
+    async def _may_list(self, kind: Kind, namespace: str) -> bool:
+        try:
+            async for _ in self.server.listed(kind, namespace):
+                break
+        except Refused as refused:
+            if refused.code != HTTPStatus.FORBIDDEN:
+                raise
+            return False
+        return True
 
     async def run(self) -> None:
         """Wait until the index is complete, then compare for ever."""
@@ -172,3 +218,16 @@ class Audit:
 
     def _namespaces(self) -> tuple[str, ...]:
         return self.namespaces or ("",)
+
+
+def _without_rights(namespace: str, lacking: list[Kind]) -> str:
+    kinds = ", ".join(kind.plural for kind in lacking)
+    if not namespace:
+        return (
+            f"the operator may not list {kinds} in the whole cluster: apply deploy/install.yaml, "
+            "or name the namespaces that it is to watch in KUBEQUANT_OPERATOR_NAMESPACES"
+        )
+    return (
+        f"KUBEQUANT_OPERATOR_NAMESPACES names {namespace}, where the operator may not list {kinds}"
+        ": bind the ClusterRole kubequant-operator to its account there, or take the namespace out"
+    )

@@ -17,8 +17,7 @@ from kubequant.controller import history, names, permissions
 from kubequant.controller.catalog import entry_for
 from kubequant.controller.conditions import known_condition
 from kubequant.controller.manifest import LARGEST_REQUEST_BYTES, Order, can_raise_memory
-from kubequant.controller.plan import Action, DeleteJob, PostEvent
-from kubequant.controller.pods import WAITING, PodState
+from kubequant.controller.plan import Action, DeleteJob, PostEvent, Question
 from kubequant.controller.reasons import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -48,6 +47,8 @@ class Answer:
     events: tuple[PostEvent, ...] = ()
     """Beside the one that every change of the verdict posts."""
     look_again: tuple[datetime, ...] = ()
+    question: Question | None = None
+    """What the policy would know before it answers; asked unless `Observed.last_event` has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +170,7 @@ class Case:
         """Return the run with its latest pod that started; each of these is an attempt."""
         before = self.status.run or Run(digest=self.digest, job_name=self.job_name)
         latest = self.latest
-        if latest is None or latest.state in WAITING:
+        if latest is None or latest.is_waiting:
             return before
         known_since = before.pod_creation_time
         if latest.name != before.pod_name and known_since and latest.created < known_since:
@@ -178,7 +179,7 @@ class Case:
         started = before.attempts + (1 if latest.name != before.pod_name else 0)
         return before.model_copy(
             update={
-                "attempts": max(sum(pod.state not in WAITING for pod in self.pods), started),
+                "attempts": max(sum(not pod.is_waiting for pod in self.pods), started),
                 "pod_name": latest.name[:253],
                 "node_name": latest.node[:253],
                 "pod_creation_time": latest.created,
@@ -205,7 +206,7 @@ class Case:
             return None
         earliest = let_go - _CLOCKS_DIFFER
         moments = [one for one in (before, *started) if one is not None and one >= earliest]
-        runs = any(pod.state is PodState.RUNNING and pod.started_at for pod in self.pods)
+        runs = any(pod.started_at and not pod.is_finished for pod in self.pods)
         # A node's clock may be further behind: what runs was started since.
         return min(moments, default=earliest if runs else None)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from kubequant.api.status import QuantizationJobStatus
     from kubequant.controller.observe import Resource
-    from kubequant.controller.plan import PostEvent
+    from kubequant.controller.plan import PostEvent, Question
 
 Body = dict[str, Any]
 
@@ -179,6 +179,14 @@ class ApiServer:
             },
         }
         await self._call("POST", _EVENTS.path(resource.namespace), body)
+
+    async def events_about(self, namespace: str, question: Question) -> list[Body]:
+        """Return the events about one object, which may be a few dozen."""
+        wanted = {"regarding.uid": question.uid, "reason": question.reason}
+        selector = ",".join(f"{name}={value}" for name, value in wanted.items() if value)
+        query = {"fieldSelector": selector, "limit": str(_PAGE)}
+        found = await self._call("GET", _EVENTS.path(namespace), query=query)
+        return list(found["items"] or ())
 
     async def listed(self, kind: Kind, namespace: str = "") -> AsyncIterator[Body]:
         """Yield the metadata of every object of a kind, page by page."""

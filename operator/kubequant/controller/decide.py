@@ -23,7 +23,7 @@ from kubequant.controller.conditions import (
 )
 from kubequant.controller.plan import CreateJob, DeleteResource, EventType, Plan, PostEvent
 from kubequant.controller.policies.created import created
-from kubequant.controller.policies.ended import ended, hopeless, remembered
+from kubequant.controller.policies.ended import ended, hopeless, outlived, remembered
 from kubequant.controller.policies.held import queued, suspended
 from kubequant.controller.policies.overdue import active_until, overdue, pending_until
 from kubequant.controller.policies.refused import refused, unreadable
@@ -52,6 +52,7 @@ _POLICIES: Final[tuple[Callable[[Case], Answer | None], ...]] = (
     suspended,
     of_another_spec,
     going,
+    outlived,
     overdue,
     created,
     hopeless,
@@ -81,6 +82,7 @@ _TOLD: Final[dict[Reason, EventType]] = {
     Reason.CANNOT_START: EventType.WARNING,
     Reason.JOB_NAME_TAKEN: EventType.WARNING,
     Reason.JOB_REJECTED: EventType.WARNING,
+    Reason.POD_REJECTED: EventType.WARNING,
 }
 """Verdicts that are worth an event when a resource comes to them, besides every failure."""
 
@@ -96,6 +98,8 @@ def decide(resource: Resource, observed: Observed, *, now: datetime, settings: S
         return Plan() if answer is None else _plan(resource, answer, now=now)
     case = Case.of(resource, resource.spec, observed, now=now, settings=settings)
     answer = next(answer for policy in _POLICIES if (answer := policy(case)) is not None)
+    if answer.question is not None and observed.last_event is None:
+        return Plan(question=answer.question)
     return _plan(resource, _with_common(case, answer), now=now)
 
 

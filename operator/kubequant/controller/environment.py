@@ -16,7 +16,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 from kubequant.api.problems import Problem, problems_of
 from kubequant.controller.settings import (
     DEFAULT_ANNOTATIONS,
+    DEFAULT_LABELS,
     AnnotationKey,
+    LabelKey,
     Namespace,
     Settings,
     VariableName,
@@ -46,7 +48,11 @@ _CommaSeparated = BeforeValidator(_split)
 
 
 class _Environment(Settings, BaseSettings):
-    """The settings as variables: lists with commas, objects as JSON or by `__`."""
+    """The settings as variables: lists with commas, objects as JSON or by `__`.
+
+    A variable that is set and empty counts as unset, as templates of manifests leave many; but a
+    list that is set and empty is an empty list: see `_empty_lists`.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_nested_delimiter=_NESTED, env_ignore_empty=True
@@ -58,6 +64,7 @@ class _Environment(Settings, BaseSettings):
     allowed_annotations: Annotated[tuple[AnnotationKey, ...], NoDecode, _CommaSeparated] = (
         DEFAULT_ANNOTATIONS
     )
+    allowed_labels: Annotated[tuple[LabelKey, ...], NoDecode, _CommaSeparated] = DEFAULT_LABELS
 
 
 def read_settings() -> Settings:
@@ -70,7 +77,7 @@ def read_settings() -> Settings:
     if unknown:
         raise InvalidSettingsError("\n".join(unknown))
     try:
-        read = _Environment()
+        read = _Environment(**_empty_lists())
         return Settings.model_validate(read.model_dump())
     except ValidationError as error:
         problems = problems_of(error, Settings)
@@ -80,6 +87,13 @@ def read_settings() -> Settings:
         found = _UNDECODED.search(str(error))
         name = variable(found[1]) if found else f"{PREFIX}..."
         raise InvalidSettingsError(f"{name} is not JSON: {error.__cause__}") from None
+
+
+def _empty_lists() -> dict[str, Any]:
+    """Return the lists whose variables are set and empty: who allows nothing means nothing."""
+    fields = _Environment.model_fields.items()
+    lists = [name for name, field in fields if _CommaSeparated in field.metadata]
+    return {name: () for name in lists if os.environ.get(variable(name)) == ""}
 
 
 def variable(field: str) -> str:

@@ -95,7 +95,8 @@ def worker_said(pod: PodView, digest: str) -> Said:
         report = decode_termination(message)
     except TerminationMessageError as error:
         # With FallbackToLogsOnError this is the end of the log.
-        return Said(None, f"the worker left no report ({error})", _presentable(message))
+        words = presentable(message)[-_LAST_WORDS:]
+        return Said(None, f"the worker left no report ({error})", words)
     if report.digest != digest:
         return Said(None, f"the worker's report is of another run ({report.digest})")
     if report.exit_code != pod.exit_code:
@@ -107,10 +108,9 @@ def worker_said(pod: PodView, digest: str) -> Said:
     return Said(report)
 
 
-def _presentable(message: str) -> str:
-    """Return the end of a log, fit for a status: no control characters, nothing like a token."""
-    text = _TOKEN.sub(r"\1…", _CONTROL.sub(" ", message)).strip()
-    return text[-_LAST_WORDS:]
+def presentable(text: str) -> str:
+    """Return text of others, fit for a status: no control characters, nothing like a token."""
+    return _TOKEN.sub(r"\1…", _CONTROL.sub(" ", text)).strip()
 
 
 def is_retryable(exit_code: int | None) -> bool:

@@ -112,6 +112,9 @@ class Observed:
     """The pods of the resource's own Jobs, the oldest first."""
     rejection: Rejection | None = None
     """Why the Job that the plan before asked for was not taken."""
+    last_event: str | None = None
+    """What the newest event says that the plan before asked for, empty where there is none; None
+    where nothing was asked."""
 
     def job(self, name: str) -> JobView | None:
         """Return the resource's own Job of that name."""
@@ -128,6 +131,7 @@ def observe(
     pods: Iterable[PodView] = (),
     *,
     rejection: Rejection | None = None,
+    last_event: str | None = None,
 ) -> Observed:
     """Sort what an index holds for a resource's name into one value.
 
@@ -143,6 +147,7 @@ def observe(
         strangers=tuple(job for job in found if job.owner_uid != resource.uid),
         pods=tuple(sorted(theirs, key=lambda pod: (pod.created, pod.name))),
         rejection=rejection,
+        last_event=last_event,
     )
 
 

@@ -2,9 +2,9 @@
 
 Whoever may create a QuantizationJob makes the operator create a pod with Secrets of the namespace
 in it. It must not hand out more than the user has, so what runs in that pod is ours alone: no code
-of a model's, no service account that is not listed, no annotation by which another controller would
-put more into it, and of variables only those by which no program loads other code or sends a
-credential elsewhere: which others do, no list could hold.
+of a model's, no service account that is not listed, no label or annotation by which another
+controller would put more into it or let it in elsewhere, and of variables only those by which no
+program loads other code or sends a credential elsewhere: which others do, no list could hold.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from kubequant.controller.reasons import Reason, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from kubequant.api.spec import Pod, QuantizationJobSpec
     from kubequant.controller.settings import Settings
@@ -54,6 +54,7 @@ its namespace's default service account."""
 
 _ALLOWED_ENV: Final = "KUBEQUANT_OPERATOR_ALLOWED_ENV"
 _ALLOWED_ANNOTATIONS: Final = "KUBEQUANT_OPERATOR_ALLOWED_ANNOTATIONS"
+_ALLOWED_LABELS: Final = "KUBEQUANT_OPERATOR_ALLOWED_LABELS"
 # The Job controller writes these labels, and its selector counts on them.
 _JOB_CONTROLLERS_LABELS: Final = frozenset({"job-name", "controller-uid"})
 
@@ -79,7 +80,14 @@ def _refusals(spec: QuantizationJobSpec, settings: Settings) -> Iterator[str]:
             "run code"
         )
     yield from _of_the_pod(spec.pod, settings)
-    yield from _of_the_annotations(spec.pod, settings)
+    # Injectors take a container's image from some annotations, and cloud agents a role; labels give
+    # an identity or a sidecar too, or let a Service or a network policy select the pod.
+    labels = spec.pod.labels.keys() - _JOB_CONTROLLERS_LABELS
+    yield from _unlisted("labels", labels, settings.allowed_labels, _ALLOWED_LABELS)
+    annotations = spec.pod.annotations.keys()
+    yield from _unlisted(
+        "annotations", annotations, settings.allowed_annotations, _ALLOWED_ANNOTATIONS
+    )
     yield from _of_the_environment(spec.pod, settings)
 
 
@@ -101,14 +109,14 @@ def _of_the_environment(pod: Pod, settings: Settings) -> Iterator[str]:
         )
 
 
-def _of_the_annotations(pod: Pod, settings: Settings) -> Iterator[str]:
-    # Injectors take a container's image from some, and cloud agents a role.
-    unlisted = [key for key in pod.annotations if not _is_listed(key, settings.allowed_annotations)]
+def _unlisted(
+    what: str, keys: Iterable[str], listed: tuple[str, ...], variable: str
+) -> Iterator[str]:
+    unlisted = sorted(key for key in keys if not _is_listed(key, listed))
     if unlisted:
         yield (
-            f"spec.pod.annotations: {', '.join(sorted(unlisted))} "
-            f"{_are(unlisted)} not among the annotations that the administrator lists in "
-            f"{_ALLOWED_ANNOTATIONS}"
+            f"spec.pod.{what}: {', '.join(unlisted)} {_are(unlisted)} not among the {what} that "
+            f"the administrator lists in {variable}"
         )
 
 

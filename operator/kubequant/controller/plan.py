@@ -1,5 +1,7 @@
 """What a pass wants: actions, the whole status, events, and when to look again.
 
+What a watch does not tell, a pass may ask for: it then wants nothing else, and decides again.
+
 The shell carries a plan out in that order, each create and delete meaning "make it so": a Job that
 is there already and is ours was created, one that is gone was deleted. What must not happen before
 the status says why comes last. Nothing here acts.
@@ -12,6 +14,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from kubernetes.aio.client import V1Job
 
     from kubequant.api.status import QuantizationJobStatus
@@ -64,9 +68,25 @@ class PostEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What the newest event about an object says, asked only where something stands still."""
+
+    uid: str
+    """The object's."""
+    reason: str = ""
+    """Only of events of this reason; empty for all."""
+    since: datetime | None = None
+    """Only of events that are no older."""
+    job_name: str = ""
+    """Of whose pods the event may speak, each by a name that has never been before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a pass wants."""
 
+    question: Question | None = None
+    """To be asked before anything is done; with its answer observed the pass decides again."""
     actions: tuple[Action, ...] = ()
     status: QuantizationJobStatus | None = None
     """The whole status, to be written only if it differs; None where it is to be left alone."""

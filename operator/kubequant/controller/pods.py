@@ -36,6 +36,10 @@ class PodState(StrEnum):
     IMAGE_NOT_FOUND = "ImageNotFound"
     CANNOT_START = "CannotStart"
     RUNNING = "Running"
+    WORKER_ENDED = "WorkerEnded"
+    """The worker's container has ended and another of the pod's has not: for Kubernetes it runs."""
+    ENDING = "Ending"
+    """Being deleted, and not yet gone: for Kubernetes it runs, or waits, until its node says so."""
     SUCCEEDED = "Succeeded"
     DISRUPTED = "Disrupted"
     """Ended from outside: evicted, preempted, its node lost, or told to stop; not the run's fault,
@@ -43,7 +47,7 @@ class PodState(StrEnum):
     FAILED = "Failed"
 
 
-WAITING: Final = frozenset(
+_WAITING: Final = frozenset(
     {PodState.PENDING, PodState.UNSCHEDULABLE, PodState.IMAGE_NOT_FOUND, PodState.CANNOT_START}
 )
 
@@ -56,9 +60,14 @@ class PodView:
     job_uid: str
     state: PodState
     created: datetime
+    uid: str = ""
     node: str = ""
     why: str = ""
-    """Kubernetes' words for the state: the scheduler's, the kubelet's or the evictor's."""
+    """Kubernetes' words for the state: the scheduler's, the kubelet's or the evictor's. Of a pod
+    that is on its ordinary way they may be what its container waits for; of one whose worker has
+    ended, which containers still run."""
+    gone_by: datetime | None = None
+    """Until when a pod that is being deleted has time to end; None where nobody deletes it."""
     started_at: datetime | None = None
     """When the worker's container started."""
     finished_at: datetime | None = None
@@ -76,6 +85,13 @@ class PodView:
         """Say whether nothing runs in it any more."""
         return self.state in {PodState.SUCCEEDED, PodState.FAILED, PodState.DISRUPTED}
 
+    @property
+    def is_waiting(self) -> bool:
+        """Say whether its worker has yet to start, as far as anyone knows."""
+        if self.state is PodState.ENDING:
+            return self.started_at is None
+        return self.state in _WAITING
+
 
 def read_pod(body: Mapping[str, Any]) -> PodView:
     """Return what a pod's body says.
@@ -92,13 +108,20 @@ def read_pod(body: Mapping[str, Any]) -> PodView:
     ended, waiting, running = state.terminated, state.waiting, state.running
     started_at = running.started_at if running else None
     kind, why = _classified(status, ended, waiting, is_running=running is not None)
+    is_open = kind not in {PodState.SUCCEEDED, PodState.FAILED, PodState.DISRUPTED}
+    gone_by = metadata.deletion_timestamp if is_open else None
+    # A worker that ended well is not undone by what then ends its pod.
+    if gone_by is not None and not (ended is not None and ended.exit_code == 0):
+        kind, why = PodState.ENDING, _disruption(status)
     return PodView(
         name=metadata.name or "",
         job_uid=_controller_uid(pod),
         state=kind,
         created=created,
+        uid=metadata.uid or "",
         node=(pod.spec.node_name or "") if pod.spec else "",
         why=why[:LONGEST_MESSAGE],
+        gone_by=gone_by,
         started_at=ended.started_at if ended else started_at,
         finished_at=ended.finished_at if ended else None,
         exit_code=ended.exit_code if ended else None,
@@ -144,23 +167,43 @@ def _classified(
         return PodState.SUCCEEDED, ""
     if status.phase == "Failed":
         return _failed(status, ended)
-    if is_running or ended is not None:
+    if ended is not None:
+        return PodState.WORKER_ENDED, ", ".join(_still_running(status)) or "none that it names"
+    if is_running:
         return PodState.RUNNING, ""
+    return _yet_to_start(status, waiting)
+
+
+def _yet_to_start(
+    status: V1PodStatus, waiting: V1ContainerStateWaiting | None
+) -> tuple[PodState, str]:
+    why = ": ".join(part for part in (waiting.reason, waiting.message) if part) if waiting else ""
     if waiting is not None and (waiting.reason or "") not in _ORDINARY_WAITING:
-        why = ": ".join(part for part in (waiting.reason, waiting.message) if part)
         trouble = waiting.reason in IMAGE_TROUBLE
         return PodState.IMAGE_NOT_FOUND if trouble else PodState.CANNOT_START, why
     scheduled = _condition(status, "PodScheduled")
     if scheduled is not None and scheduled.status == "False":
         return PodState.UNSCHEDULABLE, scheduled.message or scheduled.reason or ""
-    return PodState.PENDING, ""
+    return PodState.PENDING, why
+
+
+def _still_running(status: V1PodStatus) -> list[str]:
+    containers = (*(status.init_container_statuses or ()), *(status.container_statuses or ()))
+    return [one.name for one in containers if one.state is not None and one.state.running]
+
+
+def _disruption(status: V1PodStatus) -> str:
+    """Return who ends a pod from outside and why, in Kubernetes' words; empty where nobody does."""
+    disruption = _condition(status, "DisruptionTarget")
+    if disruption is None or disruption.status != "True":
+        return ""
+    words = ": ".join(part for part in (disruption.reason, disruption.message) if part)
+    return words or "DisruptionTarget"
 
 
 def _failed(status: V1PodStatus, ended: V1ContainerStateTerminated | None) -> tuple[PodState, str]:
     # In the order of the Job's podFailurePolicy, so that we and the Job controller count alike.
-    disruption = _condition(status, "DisruptionTarget")
-    if disruption is not None and disruption.status == "True":
-        why = ": ".join(part for part in (disruption.reason, disruption.message) if part)
+    if why := _disruption(status):
         return PodState.DISRUPTED, why
     if ended is not None and ended.exit_code == ExitCode.INTERRUPTED:
         return PodState.DISRUPTED, "the worker was told to stop"

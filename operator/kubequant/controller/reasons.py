@@ -21,6 +21,8 @@ class Reason(StrEnum):
     """The scheduler finds no node for the pod."""
     CANNOT_START = "CannotStart"
     """The pod has a node and its container cannot be started."""
+    POD_REJECTED = "PodRejected"
+    """The API server took the Job and does not take its pod."""
     RUNNING = "Running"
     """The worker runs."""
     RETRYING = "Retrying"

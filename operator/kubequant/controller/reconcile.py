@@ -1,9 +1,9 @@
 """The one road: take a key, observe, decide, carry the plan out.
 
-A pass reads the index alone, so that a settled resource costs no call. It carries a plan out in
-order: actions, then the status if it differs, then events, then what must not come before them, and
-puts what the server answers into the index at once, so that the next pass knows of it though the
-watch may lag. This module holds the
+A pass reads the index alone, so that a settled resource costs no call; only where one stands still
+it may ask for the words of an event. It carries a plan out in order: actions, then the status if it
+differs, then events, then what must not come before them, and puts what the server answers into the
+index at once, so that the next pass knows of it though the watch may lag. This module holds the
 operator's only broad `except`: a surprise in one resource is logged and retried, and stops nothing.
 """
 
@@ -24,6 +24,7 @@ from kubequant.controller.cluster import (
     Unavailable,
 )
 from kubequant.controller.decide import decide
+from kubequant.controller.events import newest_words
 from kubequant.controller.index import Known, owner_key, version_of
 from kubequant.controller.manifest import as_body
 from kubequant.controller.observe import JobView, Rejection, observe, read_job
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from kubequant.controller.cluster import ApiServer, Body
     from kubequant.controller.index import Index, Key
     from kubequant.controller.observe import Resource
-    from kubequant.controller.plan import Action, PostEvent
+    from kubequant.controller.plan import Action, PostEvent, Question
     from kubequant.controller.settings import Settings
     from kubequant.controller.workqueue import WorkQueue
 
@@ -110,9 +111,12 @@ class Reconciler:
             return None
         resource = known.resource
         plan = self._decided(key, resource)
+        if plan.question is not None:
+            said = await self._asked(key, plan.question)
+            plan = self._decided(key, resource, last_event=said)
         hindrance = await self._act(key, resource, plan.actions)
         if hindrance is not None:
-            plan = self._decided(key, resource, hindrance)
+            plan = self._decided(key, resource, hindrance=hindrance)
             if await self._act(key, resource, plan.actions) is not None:
                 raise Conflict(409, "Hindered", "the Job can still not be created")
         if not await self._write_status(key, known, plan):
@@ -123,14 +127,31 @@ class Reconciler:
             return None
         return plan.requeue_after_seconds
 
-    def _decided(self, key: Key, resource: Resource, hindrance: Hindrance | None = None) -> Plan:
+    def _decided(
+        self,
+        key: Key,
+        resource: Resource,
+        *,
+        hindrance: Hindrance | None = None,
+        last_event: str | None = None,
+    ) -> Plan:
         jobs = self.index.jobs.values(key)
         rejection = None
         if hindrance is not None:
             rejection = hindrance.rejection
             jobs += [hindrance.stranger] if hindrance.stranger else []
-        observed = observe(resource, jobs, self.index.pods.values(key), rejection=rejection)
+        pods = self.index.pods.values(key)
+        observed = observe(resource, jobs, pods, rejection=rejection, last_event=last_event)
         return decide(resource, observed, now=self.clock(), settings=self.settings)
+
+    async def _asked(self, key: Key, question: Question) -> str:
+        """Return what the newest event says that answers a question, empty where none does."""
+        try:
+            return newest_words(await self.server.events_about(key[0], question), question)
+        except Refused as refused:
+            # As where a new operator runs with the rights of an older one: it does without.
+            _LOG.warning("%s/%s: events cannot be read: %s", *key, refused.message)
+            return ""
 
     async def _act(
         self, key: Key, resource: Resource, actions: tuple[Action, ...]

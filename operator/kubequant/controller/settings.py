@@ -46,6 +46,18 @@ AnnotationKey = Annotated[
     ),
 ]
 
+LabelKey = Annotated[
+    StrictStr,
+    Field(min_length=1, max_length=317),
+    Pattern(
+        r"[A-Za-z0-9][-A-Za-z0-9_./]*\*?",
+        "a label's key, like example.com/name, and at its end a '*' for all that begin so",
+    ),
+]
+
+DEFAULT_LABELS: Final = ("cost-center", "cost-centre", "department", "owner", "project", "team")
+"""Labels that say whose a pod is and who pays for it; no injector or cloud agent acts on them.
+Where a Service or a network policy selects by one, an administrator takes it out."""
 DEFAULT_ANNOTATIONS: Final = (SAFE_TO_EVICT, "karpenter.sh/do-not-disrupt", "prometheus.io/*")
 """Well-known annotations by which a pod is only left alone or looked at."""
 DEFAULT_IMAGES: Final = {key: f"kubequant/{key.value}:{__version__}" for key in ImageKey}
@@ -87,6 +99,8 @@ class Settings(BaseModel):
     allowed_annotations: tuple[AnnotationKey, ...] = DEFAULT_ANNOTATIONS
     """The annotations that spec.pod.annotations may hold; a key may end with * for all that begin
     so."""
+    allowed_labels: tuple[LabelKey, ...] = DEFAULT_LABELS
+    """The labels that spec.pod.labels may hold; a key may end with * for all that begin so."""
     run_as_user: Annotated[int, Field(ge=0, le=2**31 - 1)] = 65_532
     """The user and group that workers run as; 0 leaves the choice to the cluster, as OpenShift
     wants it. Workers never run as root."""

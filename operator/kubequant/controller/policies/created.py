@@ -12,6 +12,7 @@ from kubequant.controller.conditions import Standing, Verdict
 from kubequant.controller.failures import own_failure
 from kubequant.controller.manifest import worker_job
 from kubequant.controller.plan import CreateJob, EventType, PostEvent
+from kubequant.controller.policies.podless import PATIENCE
 from kubequant.controller.policies.running import waiting
 from kubequant.controller.reasons import Reason, Refusal
 
@@ -57,6 +58,8 @@ def created(case: Case) -> Answer | None:
         verdict=waiting(case),
         status=status,
         actions=(CreateJob(job),),
+        # Where the Job controller is down, nothing else wakes this run.
+        look_again=(case.now + PATIENCE,),
         events=_told(case),
     )
 

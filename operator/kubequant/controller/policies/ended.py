@@ -18,7 +18,7 @@ from kubequant.controller.failures import (
     worker_said,
 )
 from kubequant.controller.manifest import ENDS_THE_JOB, can_raise_memory
-from kubequant.controller.plan import EventType, PostEvent
+from kubequant.controller.plan import DeleteJob, EventType, PostEvent
 from kubequant.controller.pods import PodState
 from kubequant.controller.policies.replaced import replacing
 from kubequant.controller.reasons import Reason
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from kubequant.controller.case import Case
     from kubequant.controller.observe import JobView, PodView
 
+_FOR_OTHERS: Final = timedelta(seconds=60)
+"""So long other containers of a pod may go on after the worker: one that sends logs ends soon."""
 _FOR_THE_POD: Final = timedelta(seconds=30)
 """A watch on Jobs may be ahead of the one on pods: so long we wait for the pod's last words."""
 
@@ -41,13 +43,17 @@ def remembered(case: Case) -> Answer | None:
     complete = condition_of(case.status, ConditionType.COMPLETE)
     if complete is not None:
         verdict = _recalled(complete, Standing.COMPLETE, Reason.PUBLISHED)
-        return Answer(verdict=verdict, status=case.status)
+        return Answer(verdict=verdict, status=case.status, afterwards=_stopped(case))
     failed = condition_of(case.status, ConditionType.FAILED)
     if failed is None:
         return None
     verdict = _recalled(failed, Standing.FAILED, Reason.INTERNAL_ERROR)
-    running = case.job if case.job is not None and not case.job.is_finished else None
-    return Answer(verdict=verdict, status=case.status, afterwards=deleted(running))
+    return Answer(verdict=verdict, status=case.status, afterwards=_stopped(case))
+
+
+def _stopped(case: Case) -> tuple[DeleteJob, ...]:
+    """Return what ends a Job that would go on; one that is finished stays, for its pods' logs."""
+    return deleted(case.job if case.job is not None and not case.job.is_finished else None)
 
 
 def _recalled(condition: Condition, standing: Standing, otherwise: Reason) -> Verdict:
@@ -84,6 +90,32 @@ def _was_stopped(case: Case, job: JobView) -> bool:
     return job.is_deleting or held
 
 
+def outlived(case: Case) -> Answer | None:
+    """Take the result of a worker whose pod goes on without it, and end that.
+
+    A container that somebody injected, such as a service mesh's, may never end by itself, and for
+    Kubernetes the pod runs until it does. How the worker ended the kubelet says all the same.
+    """
+    job, pod = case.job, case.latest
+    due = taken_at(pod) if pod else None
+    if job is None or pod is None or due is None or case.now < due:
+        return None
+    if pod.exit_code == 0:
+        return _published(case, job, pod)
+    why = (
+        f"It was not tried again, since other containers of the pod ({pod.why}) still ran, and "
+        "Kubernetes counts such a pod as running."
+    )
+    return failed(case, failure_of(pod, case.digest), not_tried=why)
+
+
+def taken_at(pod: PodView) -> datetime | None:
+    """Return when the result of a worker is taken though its pod still runs; None of any other."""
+    if pod.state is not PodState.WORKER_ENDED or pod.finished_at is None:
+        return None
+    return pod.finished_at + _FOR_OTHERS
+
+
 def hopeless(case: Case) -> Answer | None:
     """End a Job that would try again in vain.
 
@@ -99,8 +131,11 @@ def hopeless(case: Case) -> Answer | None:
     return failed(case, failure)
 
 
-def failed(case: Case, failure: Failure) -> Answer:
-    """Return the answer for a run that failed so: over, or once more with more memory."""
+def failed(case: Case, failure: Failure, *, not_tried: str = "") -> Answer:
+    """Return the answer for a run that failed so: over, or once more with more memory.
+
+    `not_tried` says why it was not tried as often as its spec allows.
+    """
     job = case.job
     if (
         failure.reason is FailureReason.OUT_OF_MEMORY
@@ -112,17 +147,16 @@ def failed(case: Case, failure: Failure) -> Answer:
     reason, message = Reason(failure.reason.value), failure.message
     if failure.retryable:
         reason = Reason.BACKOFF_LIMIT_EXCEEDED
-        message = (
-            f"The run failed in every attempt that backoffLimit {case.spec.backoff_limit} allows. "
-            f"The last: {failure.reason}: {failure.message}"
+        tried = (
+            f"The run failed in every attempt that backoffLimit {case.spec.backoff_limit} allows."
         )
+        last = f"The last: {failure.reason}: {failure.message}"
+        message = f"{last} {not_tried}" if not_tried else f"{tried} {last}"
     pod = case.latest
     report = worker_said(pod, case.digest).report if pod else None
     finished = (job.finished_at if job else None) or case.now
     if report is not None and report.failure is not None and report.failure.report_uri:
         failure = failure.model_copy(update={"report_uri": _failed_report(case)})
-    # An unfinished Job would go on; one that is finished stays, for its pods' logs.
-    still_there = job if job is not None and not job.is_finished else None
     return Answer(
         verdict=Verdict(Standing.FAILED, reason, message),
         status=case.with_run(
@@ -131,7 +165,7 @@ def failed(case: Case, failure: Failure) -> Answer:
             completion_time=finished,
             progress=_last_stage(case.status, report),
         ),
-        afterwards=deleted(still_there),
+        afterwards=_stopped(case),
     )
 
 
@@ -147,6 +181,7 @@ def _with_more_memory(case: Case, job: JobView, failure: Failure) -> Answer:
 
 
 def _published(case: Case, job: JobView, pod: PodView | None) -> Answer:
+    finished = job.finished_at or (pod.finished_at if pod else None) or case.now
     said = worker_said(pod, case.digest) if pod else Said(None, "the worker's pod is gone")
     report = said.report
     if report is not None and report.outcome is Outcome.FAILED:
@@ -155,8 +190,8 @@ def _published(case: Case, job: JobView, pod: PodView | None) -> Answer:
         **_measured(report),
         artifact=_artifact(case, report),
         failure=None,
-        completion_time=job.finished_at or case.now,
-        progress=_last_stage(case.status, report, done=job.finished_at or case.now),
+        completion_time=finished,
+        progress=_last_stage(case.status, report, done=finished),
     )
     resolved = status.resolved or case.resolved(job.image)
     if report is not None and report.resolved is not None:
@@ -170,6 +205,7 @@ def _published(case: Case, job: JobView, pod: PodView | None) -> Answer:
             _published_words(status, said, loose),
         ),
         status=status.model_copy(update={"resolved": resolved}),
+        afterwards=_stopped(case),
         events=(PostEvent(EventType.WARNING, Reason.GATE_FAILED, loose),) if loose else (),
     )
 

@@ -12,8 +12,9 @@ from kubequant.controller import names
 from kubequant.controller.case import Answer, deleted
 from kubequant.controller.conditions import Standing, Verdict, reason_of
 from kubequant.controller.manifest import template_digest, worker_job
-from kubequant.controller.pods import WAITING, PodState
+from kubequant.controller.pods import PodState
 from kubequant.controller.policies.held import suspended
+from kubequant.controller.policies.podless import refusal
 from kubequant.controller.reasons import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ def not_started(case: Case) -> Answer | None:
     place; one that cannot start is made again.
     """
     job, pod = case.job, case.latest
-    if job is None or job.is_finished or (pod is not None and pod.state not in WAITING):
+    if job is None or job.is_finished or (pod is not None and not pod.is_waiting):
         return None
-    cannot_start = pod is not None and pod.state is not PodState.PENDING
+    cannot_start = bool(refusal(case)) or (pod is not None and pod.state is not PodState.PENDING)
     may_differ = _is_of_another_generation(case, job) or cannot_start
     other_queue = job.handed_on != names.labels_text(names.handed_on(dict(case.resource.labels)))
     if other_queue or (may_differ and _differs(case, job)):
