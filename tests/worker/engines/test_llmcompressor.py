@@ -19,6 +19,7 @@ from tests.worker.methods.models import (
     random_gpt2,
     random_llama,
     random_qwen2,
+    rotated_llama,
 )
 
 from kubequant_worker.methods.checkpoint_check import MOST_DIVERGENCE
@@ -122,6 +123,7 @@ SHAPES = {
     "Qwen2 by AWQ": ("qwen2", spec("AWQ"), 0.6),
     "tied embeddings by GPTQ": ("tied", spec("GPTQ", **LAYERS), 0.6),
     "shards by INT8": ("sharded", spec("INT8"), 0.02),
+    "another rotation": ("rotated", spec("INT4"), 0.6),
 }
 
 
@@ -135,6 +137,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "rows192": random_llama(folder / "rows192", intermediate_size=384),
         "tied": random_llama(folder / "tied", tie_word_embeddings=True, **EVEN),
         "sharded": random_llama(folder / "sharded", shard="600KB", **EVEN),
+        "rotated": rotated_llama(folder / "rotated"),
         "quantized": changed_config(
             TINY, folder / "quantized", quantization_config={"quant_method": "gptq"}
         ),
@@ -247,6 +250,16 @@ def test_the_config_names_the_type_that_the_original_is_stored_in(made: Made) ->
     content = json.loads((made.artifact(case) / "config.json").read_text())
 
     assert content["dtype"] == "bfloat16"
+
+
+def test_the_config_is_the_originals_but_for_what_was_done(
+    made: Made, models: dict[str, Path]
+) -> None:
+    original = json.loads((models["rotated"] / "config.json").read_text())
+    config = made.config("another rotation")
+
+    assert config.items() >= original.items()
+    assert config.keys() - original.keys() == {"dtype", "quantization_config"}
 
 
 def test_everybody_can_read_the_files_and_the_tokenizer_is_the_originals(made: Made) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,33 @@ def random_llama(
     model = LlamaForCausalLM(config).to(getattr(torch, stored))
     model.save_pretrained(folder, max_shard_size=shard)
     copy_tokenizer(folder)
+    return folder
+
+
+# What config.json of the tiny model says only in the words of transformers since version 5.
+OLDER_WORDS = {"torch_dtype": "bfloat16", "rope_theta": 10000.0}
+# How Llama 3.1 rotates positions, in the words of transformers before version 5.
+ROTATED = {
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
+
+
+def rotated_llama(folder: Path) -> Path:
+    """Save a random Llama with `ROTATED`, its config.json as a transformers before 5 wrote it."""
+    sizes = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384}
+    random_llama(folder, **sizes, **copy.deepcopy(ROTATED))  # transformers adds to it
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["rope_parameters"]
+    older = {**ROTATED, "torch_dtype": config.pop("dtype"), "transformers_version": "4.43.0"}
+    path.write_text(json.dumps({**config, **older}))
     return folder
 
 

@@ -208,8 +208,11 @@ class Distiller(EngineQuantizer):
         """Return how many sequences to take of so many: all of them."""
         return max(1, whole)
 
-    def _tokenizer_source(self) -> Path:
+    def _made_of(self) -> Path:
         return self._student
+
+    def _published_type(self) -> str:
+        return stored_dtype(self._student)
 
     def produce_with(
         self, child: Child, calibration: TextSet | None, meter: Meter
@@ -257,7 +260,7 @@ class Distiller(EngineQuantizer):
         job = {
             **self.job(samples),
             # What is saved is the student, and not its teacher's likeness.
-            "stored": stored_dtype(self._student),
+            "stored": self._published_type(),
             "student": str(self._student),
             "width": self._width,
             "steps": asked.steps,

@@ -27,7 +27,6 @@ from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
     bound_gpu,
-    name_type,
     plain_generation,
     restore_types,
     serve_engine,
@@ -174,7 +173,6 @@ class Training:
         with plain_generation(model, target):
             model.save_pretrained(target, max_shard_size=SHARD_BYTES)
         restore_types(target, source)
-        name_type(target, job["stored"])
         if job["probe"]:
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(computed)

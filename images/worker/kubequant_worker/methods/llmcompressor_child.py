@@ -33,7 +33,6 @@ from kubequant_worker.methods import prune_modules, remote_code
 from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
-    name_type,
     plain_generation,
     restore_types,
     sentence,
@@ -112,7 +111,7 @@ class LLMCompressorWork(Work):
         if job["probe"]:
             device = get_execution_device(model.get_input_embeddings())
             write_logits(model, device, Path(job["probe"]), Path(job["expected"]))
-        _save(model, Path(job["target"]), Path(job["model"]), job["stored"])
+        _save(model, Path(job["target"]), Path(job["model"]))
 
 
 def _loaded(job: Mapping[str, Any]) -> Any:
@@ -248,7 +247,7 @@ def _offloaded(loading: Loading) -> Iterator[None]:
         yield
 
 
-def _save(model: Any, target: Path, source: Path, stored: str) -> None:
+def _save(model: Any, target: Path, source: Path) -> None:
     """Write the compressed checkpoint, in shards.
 
     What is not quantized gets back the type that it was stored in; scales keep the precision that
@@ -257,7 +256,6 @@ def _save(model: Any, target: Path, source: Path, stored: str) -> None:
     with plain_generation(model, target):
         model.save_pretrained(target, save_compressed=True, max_shard_size=SHARD_BYTES)
     restore_types(target, source)
-    name_type(target, stored)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
-    name_type,
     plain_generation,
     restore_types,
     sentence,
@@ -107,7 +106,6 @@ class ModelOptWork(Work):
                 max_shard_size=SHARD_BYTES,
             )
         restore_types(target, source)
-        name_type(target, job["stored"])
         return notes
 
     def _calibrate(self, model: Any, job: Mapping[str, Any]) -> list[str]:

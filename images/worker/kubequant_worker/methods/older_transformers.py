@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
+from kubequant_worker.methods.published_config import older_rotation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,16 +67,13 @@ def _say_in_older_words(found: Any) -> None:
     rotation = getattr(found, "rope_parameters", None)
     if not rotation:
         return
-    if "rope_type" not in rotation:  # one for each kind of layer
+    older = older_rotation(rotation)
+    if older is None:
         raise BadRequestError(
             f"spec.model: config.json rotates positions by {', '.join(rotation)}, which "
             f"transformers {transformers.__version__} cannot; legacy engines are bound to it",
             reason=FailureReason.UNSUPPORTED_MODEL,
             advice="take an engine that is kept up",
         )
-    left = dict(rotation)
-    for name in ("rope_theta", "partial_rotary_factor"):
-        if name in left:
-            setattr(found, name, left.pop(name))
-    if left["rope_type"] != "default":
-        found.rope_scaling = left
+    for name, value in older.items():
+        setattr(found, name, value)
