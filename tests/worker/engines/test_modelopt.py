@@ -14,6 +14,7 @@ from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.methods.conftest import TINY
 from tests.worker.methods.models import (
+    ROTATED,
     WORDS,
     random_gpt2,
     random_llama,
@@ -197,6 +198,14 @@ def test_what_an_engine_is_built_of_is_in_tensorrt_llms_own_form(
     assert config["quantization"].get("quant_algo") == algorithm
     assert kind in {None, types["transformer.layers.0.mlp.fc.weight"]}
     assert types["transformer.vocab_embedding.weight"] == ("F16" if algorithm is None else "BF16")
+
+
+def test_an_engine_rotates_positions_as_the_original_does(computed: Made) -> None:
+    ranks = computed.folder / "another rotation" / "ranks"
+    config = json.loads((ranks / "config.json").read_text())
+
+    assert config["rotary_base"] == ROTATED["rope_theta"]
+    assert config["rotary_scaling"] == ROTATED["rope_scaling"]
 
 
 def test_the_config_is_the_originals_but_for_what_was_done(
