@@ -150,7 +150,8 @@ class Distiller(EngineQuantizer):
         self._make_student()
         trusted = self._spec.model.trust_remote_code
         paths = (str(self._work.model), str(self._student))
-        told = self._started_child().call("compare", *paths, trusted)
+        kept = self._cut.kept if self._cut is not None else None
+        told = self._started_child().call("compare", *paths, kept, trusted)
         self._width, self._contexts = told["width"], told["contexts"]
         self._context = common_context(self._spec, **self._contexts)
         return found
@@ -181,7 +182,10 @@ class Distiller(EngineQuantizer):
         student = asked_of(self._spec).student
         teacher = self._work.model
         self._cut = cut_of(model_config(teacher), student.keep_layers if student else None)
-        make_student(teacher, self._student, self._cut)
+        trusted = self._spec.model.trust_remote_code
+        count = self._cut.teacher_layers
+        lists = self._started_child().call("layers", str(teacher), count, trusted)
+        make_student(teacher, self._student, self._cut, lists)
         for path in sorted(teacher.rglob("*")):
             relative = path.relative_to(teacher)
             target = self._student / relative

@@ -119,7 +119,10 @@ def _loaded(job: Mapping[str, Any]) -> Any:
     remote_code.decide(trusted=loading.trust_remote_code)
     torch.manual_seed(job["seed"])
     with _offloaded(loading):
-        return load_model(Path(job["model"]), loading)
+        # What moves offloaded modules takes nothing but a model; whether its files are whole was
+        # seen when the original was measured.
+        told = loading.most_bytes is None
+        return load_model(Path(job["model"]), loading, output_loading_info=told)
 
 
 def _run(model: Any, modifiers: list[Any], job: Mapping[str, Any]) -> None:

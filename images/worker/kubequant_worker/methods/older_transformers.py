@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+import huggingface_hub.errors
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _BEFORE_5: Final = int(transformers.__version__.partition(".")[0]) < 5  # noqa: PLR2004 - a version
 DTYPE: Final = "torch_dtype" if _BEFORE_5 else "dtype"
 """The argument of `from_pretrained` that names the type to load in."""
+# What transformers raises since version 5 where values in a config do not fit.
+UNFIT: Final[type[Exception]] = getattr(huggingface_hub.errors, "StrictDataclassError", ValueError)
 # A tokenizer class of transformers 5 that reads tokenizer.json and adds nothing of its own.
 _PLAIN_TOKENIZER: Final = "TokenizersBackend"
 
@@ -47,8 +50,12 @@ def config(path: Path, **settings: Any) -> Any:
 
     Raises:
         BadRequestError: It says what an older transformers has no words for.
+        ValueError: Its values do not fit.
     """
-    found = AutoConfig.from_pretrained(path, **settings)
+    try:
+        found = AutoConfig.from_pretrained(path, **settings)
+    except UNFIT as error:
+        raise ValueError(str(error)) from error
     if _BEFORE_5:
         _say_in_older_words(found)
     return found
