@@ -108,13 +108,7 @@ def make_student(
             their names.
     """
     files = sorted(teacher.glob("*.safetensors"))
-    if not files:
-        raise BadRequestError(
-            f"{FIELD}: layers can be left out of safetensors only, and the teacher's weights are "
-            "none",
-            reason=FailureReason.UNSUPPORTED_MODEL,
-            advice=f"convert the teacher to safetensors, or name a smaller model in {FIELD}.uri",
-        )
+    _require_safetensors(path.name for path in files)
     headers = {path: read_header(path) for path in files}
     prefix = _layers_prefix((span.name for spans in headers.values() for span in spans), cut)
     places = {f"{prefix}{old}.": f"{prefix}{new}." for new, old in enumerate(cut.kept)}
@@ -133,6 +127,32 @@ def make_student(
     left_out = {name: one for name, one in (lists or {}).items() if said.get(name) is None}
     config = shortened({**said, **left_out}, cut)
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def require_layers(teacher: Path, files: Iterable[str], cut: Cut) -> None:
+    """Raise as `make_student` does where that is told before any weight is there.
+
+    `files` are the names of all that the teacher has; of them, the folder `teacher` holds the small
+    ones. A model of one file tells the names of its tensors in that file alone.
+    """
+    _require_safetensors(files)
+    if (teacher / INDEX).is_file():
+        try:
+            index = json.loads((teacher / INDEX).read_text(encoding="utf-8"))
+            names = list(index["weight_map"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return  # what is wrong with it is said where the weights are checked
+        _layers_prefix(map(str, names), cut)
+
+
+def _require_safetensors(files: Iterable[str]) -> None:
+    if not any(name.endswith(".safetensors") for name in files):
+        raise BadRequestError(
+            f"{FIELD}: layers can be left out of safetensors only, and the teacher's weights are "
+            "none",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+            advice=f"convert the teacher to safetensors, or name a smaller model in {FIELD}.uri",
+        )
 
 
 def shortened(config: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
