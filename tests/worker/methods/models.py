@@ -101,6 +101,20 @@ def random_mixtral(folder: Path) -> Path:
     return folder
 
 
+def random_qwen3_moe(folder: Path) -> Path:
+    """Save a random Qwen3 with four experts of which two are used, each under names of its own."""
+    import torch  # noqa: PLC0415 - as above
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM  # noqa: PLC0415 - as above
+
+    torch.manual_seed(0)
+    sizes = {**SMALL, "hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+    experts = {"moe_intermediate_size": 256, "num_experts": 4, "num_experts_per_tok": 2}
+    config = Qwen3MoeConfig(**{**sizes, "intermediate_size": 256, **experts})
+    Qwen3MoeForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    copy_tokenizer(folder)
+    return folder
+
+
 def random_qwen2(folder: Path) -> Path:
     """Save a random Qwen2: biases, tied embeddings, grouped heads."""
     import torch  # noqa: PLC0415 - as above
