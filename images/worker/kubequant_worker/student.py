@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kubequant.api.spec import Method
 from kubequant_worker.methods import STUDENT
-from kubequant_worker.methods.student_layers import FIELD, cut_of, student_bytes
+from kubequant_worker.methods.student_layers import FIELD, cut_of, require_layers, student_bytes
 from kubequant_worker.methods.vocabulary import require_same_files
 from kubequant_worker.sources import fetch_model, fetch_small_files, inspect_model
 from kubequant_worker.sources.leftovers import bytes_there
@@ -61,6 +61,7 @@ class Student:
         student = self._spec.distill.student if self._spec.distill else None
         config = model_config(self._teacher)
         cut = cut_of(config, student.keep_layers if student else None)
+        require_layers(self._teacher, [file.path for file in teacher.files], cut)
         size = student_bytes(teacher.weight_bytes, config, cut)
         return {f"{STUDENT}model.safetensors": size}
 

@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from kubequant_worker.methods.child import Child
 from kubequant_worker.methods.gguf_check import compare
 from kubequant_worker.methods.modelopt_runtime_child import PlainModel
+from kubequant_worker.methods.published_config import publish_config
 from kubequant_worker.methods.transformers_model import CheckpointModel, Loading
 
 CHILD = "kubequant_worker.methods.modelopt_child"
@@ -142,6 +143,7 @@ def made(folder: Path, case: dict[str, Any], child: Child) -> dict[str, Any]:
     for path in Path(model).iterdir():  # as the method does
         if path.name.startswith(("token", "special")):
             shutil.copyfile(path, artifact / path.name)
+    publish_config(artifact, Path(model), "bfloat16")
     if case.get("garbled"):
         garble(artifact / "model.safetensors")
     mine = logits(PlainModel, artifact, folder, ids[8])

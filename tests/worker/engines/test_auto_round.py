@@ -16,7 +16,7 @@ from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.environments import interpreter, variables
 from tests.worker.methods.conftest import TINY
-from tests.worker.methods.models import random_gpt2, random_llama, random_qwen2
+from tests.worker.methods.models import random_gpt2, random_llama, random_qwen2, rotated_llama
 
 from kubequant.api.base import LOCAL
 from kubequant.api.spec import QuantizationJobSpec
@@ -73,6 +73,7 @@ SHAPES = {
     "tied embeddings": ("tied", spec()),
     "tied embeddings, the head not ignored": ("tied", spec(ignore=["nothing"])),
     "shards": ("sharded", spec()),
+    "another rotation": ("rotated", spec()),
     "columns that are no multiple of 32": ("narrow", spec(groupSize=-1)),
 }
 
@@ -87,6 +88,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         "rows192": random_llama(folder / "rows192", intermediate_size=384),
         "tied": random_llama(folder / "tied", tie_word_embeddings=True, **EVEN),
         "sharded": random_llama(folder / "sharded", shard="600KB", **EVEN),
+        "rotated": rotated_llama(folder / "rotated"),
         "narrow": random_llama(folder / "narrow", **{**EVEN, "intermediate_size": 312}),
     }
     cases: dict[str, dict[str, Any]] = {"quick": QUICK, "again": QUICK, "earnest": EARNEST}
@@ -179,6 +181,14 @@ def test_the_config_names_the_type_that_the_original_is_stored_in(made: Made) ->
     content = json.loads((made.artifact(case) / "config.json").read_text())
 
     assert content["dtype"] == "bfloat16"
+
+
+def test_the_config_is_the_originals_but_for_what_was_done(made: Made) -> None:
+    original = json.loads((made.folder / "rotated" / "config.json").read_text())
+    config = made.config("another rotation")
+
+    assert config.items() >= original.items()
+    assert config.keys() - original.keys() == {"dtype", "quantization_config"}
 
 
 def test_everybody_can_read_the_files_and_the_tokenizer_is_the_originals(made: Made) -> None:

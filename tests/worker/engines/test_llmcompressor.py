@@ -18,7 +18,10 @@ from tests.worker.methods.models import (
     changed_config,
     random_gpt2,
     random_llama,
+    random_mixtral,
     random_qwen2,
+    random_qwen3_moe,
+    rotated_llama,
 )
 
 from kubequant_worker.methods.checkpoint_check import MOST_DIVERGENCE
@@ -111,6 +114,13 @@ REFUSALS = {
     "rows that are no whole number of blocks": (
         "rows192", spec("FP8", scheme="Block"), "Block, whose width of 128 does not", "Dynamic",
     ),
+    "experts that it saves by other names": (
+        "mixtral", spec("INT4"), "saves the experts of MixtralForCausalLM by names that", "GGUF",
+    ),
+    "experts, one module after another": (
+        "experts", spec("GPTQ"), "llmcompressor cannot do this with Qwen3MoeForCausalLM: ",
+        "gptq.trueSequential: false",
+    ),
     "everything ignored": (
         "tiny", spec("INT4", ignore=["re:.*"]), "29 linear modules, and all are ignored", "fewer",
     ),
@@ -122,6 +132,8 @@ SHAPES = {
     "Qwen2 by AWQ": ("qwen2", spec("AWQ"), 0.6),
     "tied embeddings by GPTQ": ("tied", spec("GPTQ", **LAYERS), 0.6),
     "shards by INT8": ("sharded", spec("INT8"), 0.02),
+    "another rotation": ("rotated", spec("INT4"), 0.6),
+    "experts": ("experts", spec("INT4"), 0.6),
 }
 
 
@@ -135,6 +147,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "rows192": random_llama(folder / "rows192", intermediate_size=384),
         "tied": random_llama(folder / "tied", tie_word_embeddings=True, **EVEN),
         "sharded": random_llama(folder / "sharded", shard="600KB", **EVEN),
+        "experts": random_qwen3_moe(folder / "experts"),
+        "mixtral": random_mixtral(folder / "mixtral"),
+        "rotated": rotated_llama(folder / "rotated"),
         "quantized": changed_config(
             TINY, folder / "quantized", quantization_config={"quant_method": "gptq"}
         ),
@@ -158,13 +173,14 @@ def made(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> M
     cases |= {name: {"spec": row[0]} for name, row in PARAMETERS.items()}
     shapes = {name: (row[0], row[1]) for name, row in {**REFUSALS, **SHAPES}.items()}
     cases |= {name: {"spec": asked, "model": model} for name, (model, asked) in shapes.items()}
+    cases |= {f"again {name}": {"spec": METHODS[name][0]} for name in ("FP8 Dynamic", "INT8")}
     cases["again"] = {"spec": PARAMETERS["gptq.trueSequential"][0]}
     cases["spilled to disk"] = {**cases["again"], "cpu_bytes": 6_000_000}
     cases["too little text"] = {**cases["again"], "text": ["Far too little text."]}
     cases["a name of nothing"] = {"spec": spec("INT4", ignore=["lm_head", "nothing"])}
     for case in cases.values():
         case["model"] = str(models[case.get("model", "tiny")])
-    same = _same({name: case for name, case in cases.items() if name != "again"})
+    same = _same({name: case for name, case in cases.items() if not name.startswith("again")})
     different = {name: case for name, case in cases.items() if name not in same}
     said = program("llmcompressor", "quantize_cases", ENGINE, folder, given=different)
     loaded = (*METHODS, *SHAPES, "spilled to disk")
@@ -225,8 +241,16 @@ def test_every_parameter_reaches_the_engine(made: Made, case: str) -> None:
     assert {key: weights[key] for key in expected} == expected
 
 
-def test_the_same_spec_gives_the_same_bytes(made: Made) -> None:
-    assert made.weights("again") == made.weights("gptq.trueSequential")
+@pytest.mark.parametrize(
+    ("again", "first"),
+    [
+        ("again", "gptq.trueSequential"),
+        ("again FP8 Dynamic", "FP8 Dynamic"),
+        ("again INT8", "INT8"),
+    ],
+)
+def test_the_same_spec_gives_the_same_bytes(made: Made, again: str, first: str) -> None:
+    assert made.weights(again) == made.weights(first)
 
 
 def test_what_is_ignored_stays_as_it_was(made: Made) -> None:
@@ -247,6 +271,16 @@ def test_the_config_names_the_type_that_the_original_is_stored_in(made: Made) ->
     content = json.loads((made.artifact(case) / "config.json").read_text())
 
     assert content["dtype"] == "bfloat16"
+
+
+def test_the_config_is_the_originals_but_for_what_was_done(
+    made: Made, models: dict[str, Path]
+) -> None:
+    original = json.loads((models["rotated"] / "config.json").read_text())
+    config = made.config("another rotation")
+
+    assert config.items() >= original.items()
+    assert config.keys() - original.keys() == {"dtype", "quantization_config"}
 
 
 def test_everybody_can_read_the_files_and_the_tokenizer_is_the_originals(made: Made) -> None:
@@ -294,6 +328,14 @@ def test_what_the_engine_cannot_do_is_refused_with_a_sentence(made: Made, case: 
 def test_other_shapes_load_elsewhere_too(made: Made, case: str) -> None:
     # Random weights have no structure, and so lose more than trained ones.
     assert 0 < made.numbers[case]["divergence"] < SHAPES[case][2]
+
+
+def test_experts_are_quantized_and_counted(made: Made) -> None:
+    experts = [name for name in made.types("experts") if ".experts." in name]
+
+    assert len([name for name in experts if name.endswith("weight_packed")]) == 2 * 4 * 3
+    assert [name for name in experts if name.endswith("proj.weight")] == []
+    assert "32 of 33 linear modules are quantized" in made.said["experts"]["notes"]
 
 
 def test_a_model_that_is_spilled_to_disk_is_quantized_as_well(made: Made) -> None:

@@ -13,7 +13,15 @@ import pytest
 from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.methods.conftest import TINY
-from tests.worker.methods.models import WORDS, random_gpt2, random_llama, random_qwen2, worded
+from tests.worker.methods.models import (
+    ROTATED,
+    WORDS,
+    random_gpt2,
+    random_llama,
+    random_qwen2,
+    rotated_llama,
+    worded,
+)
 
 from kubequant_worker.methods.checkpoint_check import MOST_CHANGED_BY_SAVING, MOST_DIVERGENCE
 from kubequant_worker.sources.safetensors_header import read_header
@@ -34,6 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{f"{name} for an engine": {"precision": name, "engine": True} for name in PRECISIONS},
     "FP16 for an engine": {"precision": "FP16", "engine": True},
     "FP16 of words that contradict each other": {"precision": "FP16", "model": "worded"},
+    "another rotation": {"precision": "FP8", "model": "rotated", "engine": True},
     "FP8 for two GPUs": {"precision": "FP8", "engine": True, "parallel": 2},
     "tied FP8": {"precision": "FP8", "model": "tied"},
     "tied INT4AWQ": {"precision": "INT4AWQ", "model": "tied"},
@@ -78,6 +87,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "qwen2": random_qwen2(folder / "qwen2"),
         "tied": random_llama(folder / "tied", tie_word_embeddings=True, **EVEN),
         "rows200": random_llama(folder / "rows200", intermediate_size=200),
+        "rotated": rotated_llama(folder / "rotated"),
         "worded": worded(folder / "worded"),
     }
 
@@ -188,6 +198,24 @@ def test_what_an_engine_is_built_of_is_in_tensorrt_llms_own_form(
     assert config["quantization"].get("quant_algo") == algorithm
     assert kind in {None, types["transformer.layers.0.mlp.fc.weight"]}
     assert types["transformer.vocab_embedding.weight"] == ("F16" if algorithm is None else "BF16")
+
+
+def test_an_engine_rotates_positions_as_the_original_does(computed: Made) -> None:
+    ranks = computed.folder / "another rotation" / "ranks"
+    config = json.loads((ranks / "config.json").read_text())
+
+    assert config["rotary_base"] == ROTATED["rope_theta"]
+    assert config["rotary_scaling"] == ROTATED["rope_scaling"]
+
+
+def test_the_config_is_the_originals_but_for_what_was_done(
+    computed: Made, models: dict[str, Path]
+) -> None:
+    original = json.loads((models["rotated"] / "config.json").read_text())
+    config = computed.config("another rotation")
+
+    assert config.items() >= original.items()
+    assert config.keys() - original.keys() == {"dtype", "quantization_config"}
 
 
 def test_the_engines_weights_are_the_checkpoints(computed: Made) -> None:

@@ -16,7 +16,13 @@ from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.environments import interpreter, variables
 from tests.worker.methods.conftest import TINY
-from tests.worker.methods.models import changed_config, random_gpt2, random_llama
+from tests.worker.methods.models import (
+    changed_config,
+    random_gpt2,
+    random_llama,
+    random_mixtral,
+    random_qwen3_moe,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +76,9 @@ REFUSALS = {
     "a head that shares the embeddings": (
         "tied", spec(ignore=[]), "spec.prune.ignore: lm_head shares its weights", "lm_head in",
     ),
+    "experts that are saved by other names": (
+        "mixtral", spec(), "saves the experts of MixtralForCausalLM by names", "none here prunes",
+    ),
     "rows that are no whole fours": (
         "odd", spec(pattern="TwoOfFour"), "TwoOfFour needs rows of whole fours", "Unstructured",
     ),
@@ -117,6 +126,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "tiny": TINY,
         "gpt2": random_gpt2(folder / "gpt2"),
         "tied": random_llama(folder / "tied", tie_word_embeddings=True, **EVEN),
+        "experts": random_qwen3_moe(folder / "experts"),
+        "mixtral": random_mixtral(folder / "mixtral"),
         "odd": random_llama(folder / "odd", intermediate_size=322),
         "sharded": random_llama(folder / "sharded", shard="600KB", **EVEN),
         "quantized": changed_config(
@@ -136,6 +147,8 @@ def made(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     for name in ("SparseGPT", "Magnitude"):
         cases[f"{name}, spilled"] = {"spec": MADE[name][0], "cpu_bytes": 6_000_000}
     cases["a name of nothing"] = {"spec": spec(algorithm="Magnitude", ignore=["nothing"])}
+    for name in ("Magnitude", "SparseGPT"):
+        cases[f"experts by {name}"] = {"spec": MADE[name][0], "model": "experts"}
     for case in cases.values():
         case["model"] = str(models[case.get("model", "tiny")])
     # The model of this one is made by another.
@@ -275,6 +288,17 @@ def test_a_model_that_is_spilled_to_disk_is_pruned_as_well(made: Pruned, algorit
 
     assert list((made.folder / case / "scratch" / "spill").iterdir())
     assert {round(zeros(tensor), 2) for tensor in made.pruned(case).values()} == {0.5}
+
+
+@pytest.mark.parametrize("algorithm", ["Magnitude", "SparseGPT"])
+def test_experts_are_pruned_like_other_modules(made: Pruned, algorithm: str) -> None:
+    case = f"experts by {algorithm}"
+    found = {name: zeros(tensor) for name, tensor in made.pruned(case).items()}
+    experts = {name: share for name, share in found.items() if ".experts." in name}
+
+    assert len(experts) == 2 * 4 * 3
+    assert {name: share for name, share in experts.items() if abs(share - 0.5) > 0.001} == {}
+    assert "32 of 33 linear modules are pruned" in made.said[case]["notes"]
 
 
 def test_a_name_that_is_no_modules_is_told(made: Pruned) -> None:

@@ -16,7 +16,13 @@ from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.environments import interpreter, variables
 from tests.worker.methods.conftest import TINY
-from tests.worker.methods.models import random_gpt2, random_llama, random_mixtral, random_qwen2
+from tests.worker.methods.models import (
+    random_gpt2,
+    random_llama,
+    random_mixtral,
+    random_qwen2,
+    rotated_llama,
+)
 
 from kubequant_worker.methods.checkpoint_check import MOST_DIVERGENCE
 from kubequant_worker.methods.int8 import TorchAOINT8
@@ -105,6 +111,8 @@ SHAPES = {
     "Qwen2 by torchao": ("qwen2", spec("INT8"), 0.05),
     "tied embeddings by torchao": ("tied", spec("INT8"), 0.05),
     "shards by torchao": ("sharded", spec("INT8"), 0.05),
+    "another rotation in 4 bits": ("rotated", bits4(), 0.6),
+    "another rotation by torchao": ("rotated", spec("INT8"), 0.05),
 }
 OTHERS = {
     "again in 8 bits": {"spec": spec("BitsAndBytes")},
@@ -130,6 +138,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "qwen2": random_qwen2(folder / "qwen2"),
         "tied": random_llama(folder / "tied", tie_word_embeddings=True, **EVEN),
         "sharded": random_llama(folder / "sharded", shard="600KB", **EVEN),
+        "rotated": rotated_llama(folder / "rotated"),
         "experts": random_mixtral(folder / "experts"),
         "rows200": random_llama(folder / "rows200", intermediate_size=200),
     }
@@ -227,6 +236,17 @@ def test_what_is_not_quantized_stays_as_it_was(made: Made, case: str) -> None:
     assert {name: after[name] for name in untouched} == {name: before[name] for name in untouched}
     assert after["lm_head.weight"] == before["lm_head.weight"] == "BF16"
     assert made.config(case)["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("case", ["in 4 bits", "by torchao"])
+def test_the_config_is_the_originals_but_for_what_was_done(
+    made: Made, models: dict[str, Path], case: str
+) -> None:
+    original = json.loads((models["rotated"] / "config.json").read_text())
+    config = made.config(f"another rotation {case}")
+
+    assert config.items() >= original.items()
+    assert config.keys() - original.keys() == {"dtype", "quantization_config"}
 
 
 def test_torchaos_weights_are_labelled_with_the_type_of_the_checkpoint(made: Made) -> None:

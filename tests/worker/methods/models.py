@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,33 @@ def random_llama(
     return folder
 
 
+# What config.json of the tiny model says only in the words of transformers since version 5.
+OLDER_WORDS = {"torch_dtype": "bfloat16", "rope_theta": 10000.0}
+# How Llama 3.1 rotates positions, in the words of transformers before version 5.
+ROTATED = {
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
+
+
+def rotated_llama(folder: Path) -> Path:
+    """Save a random Llama with `ROTATED`, its config.json as a transformers before 5 wrote it."""
+    sizes = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384}
+    random_llama(folder, **sizes, **copy.deepcopy(ROTATED))  # transformers adds to it
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["rope_parameters"]
+    older = {**ROTATED, "torch_dtype": config.pop("dtype"), "transformers_version": "4.43.0"}
+    path.write_text(json.dumps({**config, **older}))
+    return folder
+
+
 def random_mixtral(folder: Path) -> Path:
     """Save a random Mixtral with four experts of which two are used."""
     import torch  # noqa: PLC0415 - as above
@@ -69,6 +97,20 @@ def random_mixtral(folder: Path) -> Path:
     sizes = {**SMALL, "hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4}
     config = MixtralConfig(**sizes, num_local_experts=4, num_experts_per_tok=2)
     MixtralForCausalLM(config).to(torch.float16).save_pretrained(folder)
+    copy_tokenizer(folder)
+    return folder
+
+
+def random_qwen3_moe(folder: Path) -> Path:
+    """Save a random Qwen3 with four experts of which two are used, each under names of its own."""
+    import torch  # noqa: PLC0415 - as above
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM  # noqa: PLC0415 - as above
+
+    torch.manual_seed(0)
+    sizes = {**SMALL, "hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+    experts = {"moe_intermediate_size": 256, "num_experts": 4, "num_experts_per_tok": 2}
+    config = Qwen3MoeConfig(**{**sizes, "intermediate_size": 256, **experts})
+    Qwen3MoeForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     copy_tokenizer(folder)
     return folder
 

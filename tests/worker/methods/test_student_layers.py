@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.api.cases import SMALLEST
 from tests.worker.methods.conftest import TINY
 from tests.worker.methods.models import (
     changed_config,
@@ -16,7 +18,9 @@ from tests.worker.methods.models import (
     random_qwen2,
 )
 
+from kubequant.api.resource import read_manifest
 from kubequant_worker.errors import BadRequestError
+from kubequant_worker.layout import Layout
 from kubequant_worker.methods.student_layers import (
     Cut,
     cut_of,
@@ -24,6 +28,8 @@ from kubequant_worker.methods.student_layers import (
     shortened,
     student_bytes,
 )
+from kubequant_worker.sources import inspect_model
+from kubequant_worker.student import Student
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,6 +159,55 @@ def test_a_teacher_whose_layers_cannot_be_told_is_refused(
     config = json.loads((teacher / "config.json").read_text())
     with pytest.raises(BadRequestError, match=sentence):
         make_student(teacher, tmp_path / "student", cut_of(config, None))
+
+
+@pytest.mark.parametrize(
+    ("named", "pickled", "sentence"),
+    [
+        ("model.layers.", False, ""),
+        ("blocks_of_layers_", False, "layers cannot be told by the names of its tensors"),
+        ("model.layers.", True, "layers can be left out of safetensors only"),
+    ],
+    ids=["as most are", "names without numbers", "pickled weights"],
+)
+def test_what_a_teachers_small_files_tell_is_refused_before_its_weights_are_there(
+    named: str,
+    pickled: bool,  # noqa: FBT001 - a parameter of the table
+    sentence: str,
+    tmp_path: Path,
+) -> None:
+    suffix = "bin" if pickled else "safetensors"
+    shards = [f"model-{number}.{suffix}" for number in range(4)]
+    tensors = {f"{named}{number}.norm.weight": shards[number] for number in range(4)}
+    config = {"num_hidden_layers": 4, "model_type": "llama"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    if not pickled:
+        index = json.dumps({"weight_map": tensors})
+        (tmp_path / "model.safetensors.index.json").write_text(index)
+    for name in shards:
+        (tmp_path / name).write_bytes(b"0" * 1000)
+    spec = read_manifest(
+        {
+            **SMALLEST,
+            "spec": {
+                **SMALLEST["spec"],
+                "method": "Distill",
+                "model": {"uri": f"file://{tmp_path}", "allowPickle": pickled},
+            },
+        },
+        local=True,
+    ).spec
+    work = tmp_path / "work"
+    layout = Layout(work, None, work / "credentials", work / "volumes", work / "log")
+    teacher = inspect_model(spec.model, credentials=layout.credentials)
+    inspected = partial(Student(spec, layout).inspect, teacher)
+
+    if not sentence:
+        assert 1000 < sum(inspected().values()) < 4000
+        return
+    with pytest.raises(BadRequestError, match=sentence):
+        inspected()
 
 
 def test_a_teacher_without_safetensors_is_refused(tmp_path: Path) -> None:

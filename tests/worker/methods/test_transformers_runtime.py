@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,6 +124,55 @@ def test_an_architecture_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadRequestError, match=r"spec\.model: transformers does not load the model"):
         TransformersRuntime(engine, unknown, LOADING)
     engine.close()
+
+
+def without(source: Path, folder: Path, left_out: str) -> Path:
+    """Copy a model of one weight file without the tensors whose name holds `left_out`."""
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415 - imports torch
+
+    shutil.copytree(source, folder)
+    path = folder / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(path).items() if left_out not in name}
+    save_file(kept, path, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (
+            lambda folder: without(TINY, folder, "1.mlp.up_proj"),
+            "the files lack 1 of the weights of LlamaForCausalLM (model.layers.1.mlp.up_proj.",
+        ),
+        (
+            lambda folder: changed_config(TINY, folder, num_hidden_layers=5),
+            "the files lack 9 of the weights of LlamaForCausalLM (model.layers.4.",
+        ),
+        (
+            lambda folder: changed_config(TINY, folder, hidden_size="wide"),
+            "transformers cannot read config.json: Validation error for field 'hidden_size'",
+        ),
+    ],
+    ids=["a tensor that is in no file", "more layers than there are", "a value of another type"],
+)
+def test_a_model_whose_files_do_not_fit_its_config_is_refused(
+    tmp_path: Path, made: Any, said: str
+) -> None:
+    engine = TransformersEngine(1)
+    with pytest.raises(BadRequestError) as caught:
+        TransformersRuntime(engine, made(tmp_path / "m"), LOADING)
+    engine.close()
+
+    assert caught.value.message.startswith(f"spec.model: {said}")
+
+
+def test_a_head_that_shares_the_embeddings_lacks_nothing(tmp_path: Path) -> None:
+    from kubequant_worker.methods import transformers_model  # noqa: PLC0415 - imports torch
+
+    tied = random_llama(tmp_path / "m", tie_word_embeddings=True)
+    model = transformers_model.load_model(tied, transformers_model.Loading("cpu", "float32"))
+
+    assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,38 @@ report_file.write(path, content, make_room=lambda: None)
 print(path.read_bytes() == content, sorted(path.name for path in folder.iterdir()))
 """
 
+# A child that saves into the folder that it is told, by each of what engines save with.
+SAVING = """
+import pathlib, sys
+import numpy as np
+from safetensors.numpy import save_file
+from kubequant_worker.methods.child import serve
+ZEROS = np.zeros(8 << 20, np.uint8)
+SAVERS = {
+    "safetensors": lambda path: save_file({"zeros": ZEROS}, path),
+    "numpy": lambda path: np.save(path, ZEROS),
+    "Python": lambda path: pathlib.Path(path).write_bytes(ZEROS.tobytes()),
+}
+serve(sys.argv[1:], lambda _: SAVERS)
+"""
+TOLD = """
+import errno, json, pathlib, sys
+from kubequant_worker.methods.child import Child
+child = Child("saving_child", engine="the engine", threads=1)
+found = {}
+for name in ("safetensors", "numpy", "Python"):
+    try:
+        child.call(name, f"{sys.argv[1]}/{name}.npy")
+    except OSError as error:
+        found[name] = errno.errorcode[error.errno]
+    except Exception as error:
+        found[name] = repr(error)
+    for path in pathlib.Path(sys.argv[1]).iterdir():
+        path.unlink()
+child.close()
+print(json.dumps(found))
+"""
+
 
 def on_a_small_disk(
     folder: Path, size: int, script: str, **variables: str
@@ -64,6 +96,19 @@ def test_the_room_of_a_report_is_kept_whatever_fills_the_disk(tmp_path: Path) ->
     done = on_a_small_disk(tmp_path / "disk", 2 * RESERVED_BYTES, script)
 
     assert done.stdout.splitlines() == ["ENOSPC", "True ['model', 'report.json']"], done.stderr
+
+
+def test_an_engine_that_fills_the_disk_while_it_saves_says_so(tmp_path: Path) -> None:
+    (tmp_path / "saving_child.py").write_text(SAVING)
+    (tmp_path / "told.py").write_text(TOLD)
+    paths = os.pathsep.join([str(tmp_path), environment().get("PYTHONPATH", "")])
+    script = f'{sys.executable} {tmp_path / "told.py"} "$1"'
+
+    done = on_a_small_disk(tmp_path / "disk", 1 << 20, script, PYTHONPATH=paths)
+
+    assert json.loads(done.stdout or "{}") == dict.fromkeys(
+        ("safetensors", "numpy", "Python"), "ENOSPC"
+    ), done.stderr
 
 
 @pytest.mark.parametrize("left", ["", "method", "artifact"])

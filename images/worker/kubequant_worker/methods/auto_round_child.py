@@ -28,7 +28,6 @@ from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
     bound_gpu,
-    name_type,
     plain_generation,
     restore_types,
     sentence,
@@ -80,7 +79,7 @@ class AutoRoundWork(Work):
         if job["probe"]:
             with _computing_on(model, job["device"]) as device:
                 write_logits(model, device, Path(job["probe"]), Path(job["expected"]))
-        _save(model, Path(job["target"]), Path(job["model"]), job["stored"])
+        _save(model, Path(job["target"]), Path(job["model"]))
         return notes
 
     def _tune(self, model: Any, targets: Mapping[str, Any], job: Mapping[str, Any]) -> None:
@@ -226,7 +225,7 @@ def _computing_on(model: Any, device: str) -> Iterator[torch.device]:
         remove_hook_from_submodules(model)
 
 
-def _save(model: Any, target: Path, source: Path, stored: str) -> None:
+def _save(model: Any, target: Path, source: Path) -> None:
     """Write the packed checkpoint, in shards.
 
     compressed-tensors is what both vLLM and transformers read with no engine beside them. Of
@@ -239,7 +238,6 @@ def _save(model: Any, target: Path, source: Path, stored: str) -> None:
     with plain_generation(packed, target):
         packed.save_pretrained(target, max_shard_size=SHARD_BYTES)
     restore_types(target, source)
-    name_type(target, stored)
 
 
 if __name__ == "__main__":

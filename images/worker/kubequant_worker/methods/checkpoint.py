@@ -39,6 +39,7 @@ from kubequant_worker.methods.precision import (
     stored_dtype,
     working_dtype,
 )
+from kubequant_worker.methods.published_config import publish_config
 from kubequant_worker.methods.transformers_runtime import TransformersEngine, TransformersRuntime
 from kubequant_worker.sources.model_folder import require_unquantized
 from kubequant_worker.sources.selection import is_weights
@@ -266,13 +267,15 @@ class CheckpointQuantizer(ABC):
     def _complete_folder(self) -> tuple[Path, ...]:
         """Bring the tokenizer's files, byte for byte, and let everyone read everything.
 
-        An engine's own copy of a tokenizer may be one that older libraries cannot read, and
-        safetensors writes files that only their owner reads.
+        An engine's own copy of a tokenizer or a config may be one that older libraries cannot read,
+        and safetensors writes files that only their owner reads.
         """
-        folder = self._work.artifact
-        for path in sorted(self._tokenizer_source().iterdir()):
+        folder, source = self._work.artifact, self._made_of()
+        for path in sorted(source.iterdir()):
             if path.is_file() and self._travels(path.name):
                 shutil.copyfile(path, folder / path.name)
+        if not self._travels("config.json"):
+            publish_config(folder, source, self._published_type())
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         for path in files:
             path.chmod(_READABLE)
@@ -280,9 +283,13 @@ class CheckpointQuantizer(ABC):
                 require_sound(path)
         return tuple(path.relative_to(folder) for path in files)
 
-    def _tokenizer_source(self) -> Path:
+    def _made_of(self) -> Path:
         """Return the folder that the files beside the weights come from."""
         return self._work.model
+
+    def _published_type(self) -> str:
+        """Return the type that the weights made are stored in, by torch's name."""
+        return self._stored
 
     def _travels(self, name: str) -> bool:
         """Say whether a file of the original goes into the artifact as it is.

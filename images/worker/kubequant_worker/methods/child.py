@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -58,6 +59,10 @@ _SETTINGS = {
     "TORCHDYNAMO_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL_WORDS = re.compile(
+    rf"[(]os error ({'|'.join(map(str, sorted(_FULL)))})[)]|[0-9]+ requested and [0-9]+ written"
+)
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 # Where engines work, on a laptop as in a pod. The folder that a user is in may be a model's, and
 # torch loads a libcuda.so.1 from there: a library beside it has an empty entry in its RUNPATH.
@@ -66,8 +71,8 @@ WORKING_FOLDER = "/"
 
 # What third-party code raises where it does not know a model; anything else ends the child.
 _FORESEEABLE = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError,
-    TypeError, ValueError,
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError,
+    RuntimeError, TypeError, ValueError,
 )  # fmt: skip
 
 
@@ -303,12 +308,23 @@ def _answer(operation: Operation, values: Sequence[object]) -> Message:
         return ("refused", error.message, error.reason.value, error.advice)
     except MemoryError as error:
         return ("memory", str(error) or "an allocation failed")
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return ("disk", error.filename or "")
-        return ("failed", _traceback(error))
-    except _FORESEEABLE as error:
-        return ("failed", _traceback(error))
+    except Exception as error:
+        if _tells_of_a_full_disk(error):
+            return ("disk", getattr(error, "filename", None) or "")
+        if isinstance(error, _FORESEEABLE):
+            return ("failed", _traceback(error))
+        raise
+
+
+def _tells_of_a_full_disk(error: BaseException) -> bool:
+    """Say whether an exception means that the disk is full, by its number or by its words.
+
+    safetensors raises an exception of its own, whose text alone holds Rust's words, and numpy an
+    OSError without a number.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    return _FULL_WORDS.search(str(error)) is not None
 
 
 def _traceback(error: BaseException) -> str:

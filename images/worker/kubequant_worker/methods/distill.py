@@ -150,7 +150,8 @@ class Distiller(EngineQuantizer):
         self._make_student()
         trusted = self._spec.model.trust_remote_code
         paths = (str(self._work.model), str(self._student))
-        told = self._started_child().call("compare", *paths, trusted)
+        kept = self._cut.kept if self._cut is not None else None
+        told = self._started_child().call("compare", *paths, kept, trusted)
         self._width, self._contexts = told["width"], told["contexts"]
         self._context = common_context(self._spec, **self._contexts)
         return found
@@ -181,7 +182,10 @@ class Distiller(EngineQuantizer):
         student = asked_of(self._spec).student
         teacher = self._work.model
         self._cut = cut_of(model_config(teacher), student.keep_layers if student else None)
-        make_student(teacher, self._student, self._cut)
+        trusted = self._spec.model.trust_remote_code
+        count = self._cut.teacher_layers
+        lists = self._started_child().call("layers", str(teacher), count, trusted)
+        make_student(teacher, self._student, self._cut, lists)
         for path in sorted(teacher.rglob("*")):
             relative = path.relative_to(teacher)
             target = self._student / relative
@@ -208,8 +212,11 @@ class Distiller(EngineQuantizer):
         """Return how many sequences to take of so many: all of them."""
         return max(1, whole)
 
-    def _tokenizer_source(self) -> Path:
+    def _made_of(self) -> Path:
         return self._student
+
+    def _published_type(self) -> str:
+        return stored_dtype(self._student)
 
     def produce_with(
         self, child: Child, calibration: TextSet | None, meter: Meter
@@ -257,7 +264,7 @@ class Distiller(EngineQuantizer):
         job = {
             **self.job(samples),
             # What is saved is the student, and not its teacher's likeness.
-            "stored": stored_dtype(self._student),
+            "stored": self._published_type(),
             "student": str(self._student),
             "width": self._width,
             "steps": asked.steps,

@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 from accelerate import Accelerator
-from transformers import AutoConfig
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import remote_code
+from kubequant_worker.methods.distill_layers import (
+    layer_lists,
+    read_config,
+    require_same_layers,
+)
 from kubequant_worker.methods.distill_loss import losses
 from kubequant_worker.methods.distill_schedule import Curve, Order, learning_rate
 from kubequant_worker.methods.distill_state import Progress, load_state, random_state, save_state
@@ -27,13 +31,13 @@ from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
     bound_gpu,
-    name_type,
     plain_generation,
     restore_types,
     serve_engine,
     write_logits,
 )
 from kubequant_worker.methods.precision import has_bfloat16
+from kubequant_worker.methods.student_layers import FIELD
 from kubequant_worker.methods.transformers_model import (
     Loading,
     context_length,
@@ -44,7 +48,7 @@ from kubequant_worker.methods.vocabulary import require_same
 from kubequant_worker.sources.safetensors_header import read_header
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from kubequant_worker.methods.child import Operation, Parent
 
@@ -66,24 +70,38 @@ class DistillWork(Work):
 
     def operations(self) -> Mapping[str, Operation]:
         """Return what the parent may ask for."""
-        return {**super().operations(), "compare": self.compare}
+        return {**super().operations(), "compare": self.compare, "layers": self.layers}
 
-    def compare(self, teacher: str, student: str, trusted: bool) -> dict[str, Any]:  # noqa: FBT001 - crosses a pipe
+    def layers(self, teacher: str, count: int, trusted: bool) -> dict[str, list[Any]]:  # noqa: FBT001 - crosses a pipe
+        """Return what transformers tells of each of the teacher's `count` layers."""
+        remote_code.decide(trusted=trusted)
+        return layer_lists(teacher, count, trusted=trusted)
+
+    def compare(
+        self,
+        teacher: str,
+        student: str,
+        kept: Sequence[int] | None,
+        trusted: bool,  # noqa: FBT001 - crosses a pipe
+    ) -> dict[str, Any]:
         """Return how many numbers of a row of logits both models have, and each one's context.
 
+        `kept` are the teacher's layers that the student is made of, None where it is another model.
+
         Raises:
-            BadRequestError: Their tokenizers do not give the same tokens the same numbers.
+            BadRequestError: Their tokenizers do not give the same tokens the same numbers, or a
+                layer is of another kind than the one it is made of.
         """
         remote_code.decide(trusted=trusted)
-        words, widths = [], []
-        for path in (teacher, student):
+        words, configs = [], []
+        for path, field in ((teacher, "spec.model"), (student, FIELD)):
+            configs.append(read_config(path, field, trusted=trusted))
             tokenizer = load_tokenizer(Path(path), trust_remote_code=trusted)
-            config = AutoConfig.from_pretrained(
-                path, trust_remote_code=trusted, local_files_only=True
-            )
             words.append(tokenizer.get_vocab())
-            widths.append(int(config.get_text_config().vocab_size))
         require_same(*words)
+        if kept is not None:
+            require_same_layers(configs[0], configs[1], kept, trusted=trusted)
+        widths = [int(config.get_text_config().vocab_size) for config in configs]
         contexts = {
             role: context_length(Path(path), trust_remote_code=trusted)
             for role, path in (("teacher", teacher), ("student", student))
@@ -174,7 +192,6 @@ class Training:
         with plain_generation(model, target):
             model.save_pretrained(target, max_shard_size=SHARD_BYTES)
         restore_types(target, source)
-        name_type(target, job["stored"])
         if job["probe"]:
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(computed)

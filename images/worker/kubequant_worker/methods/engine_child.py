@@ -137,16 +137,6 @@ def plain_generation(model: Any, target: Path) -> Iterator[None]:
     said.to_json_file(target / _GENERATION)
 
 
-def name_type(target: Path, stored: str) -> None:
-    """Name the type that the original is stored in, by torch's name, in the config.
-
-    transformers names the one that the model was computed in, and servers compute in what is named.
-    """
-    path = target / "config.json"
-    config = {**json.loads(path.read_text(encoding="utf-8")), "dtype": stored}
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
 def _restore_shard(path: Path, before: Mapping[str, str], metadata: Mapping[str, str]) -> None:
     """Write a shard again with its unquantized tensors in the types that `before` has by name."""
     after = {span.name: span.dtype for span in read_header(path)}

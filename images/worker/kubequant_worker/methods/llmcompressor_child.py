@@ -17,6 +17,7 @@ from compressed_tensors.offload import get_execution_device, load_offloaded_mode
 from compressed_tensors.quantization.utils import is_module_quantized
 from llmcompressor import oneshot
 from llmcompressor.core import LifecycleCallbacks
+from llmcompressor.modeling.moe.linearize import get_non_linearized_moes, linearize_moe
 from llmcompressor.modifiers.gptq import GPTQModifier
 from llmcompressor.modifiers.pruning.sparsegpt import SparseGPTModifier
 from llmcompressor.modifiers.pruning.wanda import WandaPruningModifier
@@ -29,11 +30,10 @@ from torch.utils.data import DataLoader
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
-from kubequant_worker.methods import prune_modules, remote_code
+from kubequant_worker.methods import older_transformers, prune_modules, remote_code
 from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
-    name_type,
     plain_generation,
     restore_types,
     sentence,
@@ -51,6 +51,7 @@ from kubequant_worker.methods.ignored import (
 )
 from kubequant_worker.methods.llmcompressor_magnitude import MagnitudeModifier
 from kubequant_worker.methods.transformers_model import Loading, load_model
+from kubequant_worker.sources.safetensors_header import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -66,6 +67,11 @@ _MODIFIERS: Final[dict[str, Any]] = {
     "SparseGPTModifier": SparseGPTModifier,
     "WandaPruningModifier": WandaPruningModifier,
 }
+# What llmcompressor raises where it does not know what to do with a model. Its cache takes a config
+# among a layer's inputs apart, and puts it together of what transformers does not take.
+_CANNOT: Final = (
+    KeyError, NotImplementedError, ValueError, older_transformers.UNFIT, torch.fx.proxy.TraceError,
+)  # fmt: skip
 # The columns of a block of FP8_BLOCK. Where they do not divide a row, llmcompressor writes what
 # transformers cannot compute with.
 _BLOCK: Final = 128
@@ -112,7 +118,7 @@ class LLMCompressorWork(Work):
         if job["probe"]:
             device = get_execution_device(model.get_input_embeddings())
             write_logits(model, device, Path(job["probe"]), Path(job["expected"]))
-        _save(model, Path(job["target"]), Path(job["model"]), job["stored"])
+        _save(model, Path(job["target"]), Path(job["model"]))
 
 
 def _loaded(job: Mapping[str, Any]) -> Any:
@@ -120,7 +126,33 @@ def _loaded(job: Mapping[str, Any]) -> Any:
     remote_code.decide(trusted=loading.trust_remote_code)
     torch.manual_seed(job["seed"])
     with _offloaded(loading):
-        return load_model(Path(job["model"]), loading)
+        # What moves offloaded modules takes nothing but a model; whether its files are whole was
+        # seen when the original was measured.
+        told = loading.most_bytes is None
+        model = load_model(Path(job["model"]), loading, output_loading_info=told)
+    if get_non_linearized_moes(model):
+        linearize_moe(model)  # as llmcompressor would itself, before modules are chosen by name
+        _require_experts_by_name(model, Path(job["model"]))
+    return model
+
+
+def _require_experts_by_name(model: Any, source: Path) -> None:
+    """Raise BadRequestError where experts would be saved by other names than they are read by.
+
+    transformers holds a layer's experts as one tensor, and llmcompressor parts them into modules of
+    names of its own, which it saves.
+    """
+    stored = {span.name for path in source.glob("*.safetensors") for span in read_header(path)}
+    inside = {name.partition("layers.")[2] for name in stored}
+    experts = [name for name in linear_modules(model) if ".experts." in name]
+    lost = [name for name in experts if f"{name}.weight".partition("layers.")[2] not in inside]
+    if stored and lost:
+        raise BadRequestError(
+            f"spec.method: llmcompressor saves the experts of {type(model).__name__} by names that "
+            f"nothing reads ({lost[0]}, which is none in the model's files)",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+            advice="take method GGUF, which quantizes experts; none here prunes such ones",
+        )
 
 
 def _run(model: Any, modifiers: list[Any], job: Mapping[str, Any]) -> None:
@@ -140,13 +172,13 @@ def _run(model: Any, modifiers: list[Any], job: Mapping[str, Any]) -> None:
         )
     except torch.OutOfMemoryError as error:
         raise MemoryError(str(error).splitlines()[0]) from error
-    except (ValueError, KeyError, NotImplementedError, torch.fx.proxy.TraceError) as error:
+    except _CANNOT as error:
         name = type(model).__name__
         raise BadRequestError(
             f"spec.method: llmcompressor cannot do this with {name}: {sentence(error)}",
             reason=FailureReason.UNSUPPORTED_MODEL,
-            advice="ignore the modules that it names (ignore: in the method's parameters), or take "
-            "another method",
+            advice="ignore the modules that it names (ignore: in the method's parameters), set "
+            "gptq.trueSequential: false where the method is GPTQ, or take another method",
         ) from error
 
 
@@ -248,7 +280,7 @@ def _offloaded(loading: Loading) -> Iterator[None]:
         yield
 
 
-def _save(model: Any, target: Path, source: Path, stored: str) -> None:
+def _save(model: Any, target: Path, source: Path) -> None:
     """Write the compressed checkpoint, in shards.
 
     What is not quantized gets back the type that it was stored in; scales keep the precision that
@@ -257,7 +289,6 @@ def _save(model: Any, target: Path, source: Path, stored: str) -> None:
     with plain_generation(model, target):
         model.save_pretrained(target, save_compressed=True, max_shard_size=SHARD_BYTES)
     restore_types(target, source)
-    name_type(target, stored)
 
 
 if __name__ == "__main__":

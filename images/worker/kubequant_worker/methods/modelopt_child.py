@@ -26,7 +26,6 @@ from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
-    name_type,
     plain_generation,
     restore_types,
     sentence,
@@ -42,6 +41,7 @@ from kubequant_worker.methods.ignored import (
     widths_of,
     words_of_nothing,
 )
+from kubequant_worker.methods.published_config import older_rotation
 from kubequant_worker.methods.transformers_model import Loading, load_model
 
 if TYPE_CHECKING:
@@ -107,7 +107,6 @@ class ModelOptWork(Work):
                 max_shard_size=SHARD_BYTES,
             )
         restore_types(target, source)
-        name_type(target, job["stored"])
         return notes
 
     def _calibrate(self, model: Any, job: Mapping[str, Any]) -> list[str]:
@@ -186,8 +185,10 @@ def _export_for_engine(model: Any, engine: Mapping[str, Any], dtype: torch.dtype
             reason=FailureReason.UNSUPPORTED_MODEL,
             advice="set build: Checkpoint, which TensorRT-LLM's PyTorch backend loads",
         )
+    older = _older_rotation(model)
     # Words for engines are left in the model's config: parallel training, a padded vocabulary.
     known = dict(vars(model.config))
+    vars(model.config).update({name: one for name, one in older.items() if name not in known})
     with _told("what TensorRT-LLM builds of"), torch.inference_mode():
         export_tensorrt_llm_checkpoint(
             model,
@@ -198,6 +199,24 @@ def _export_for_engine(model: Any, engine: Mapping[str, Any], dtype: torch.dtype
         )
     vars(model.config).clear()
     vars(model.config).update(known)
+
+
+def _older_rotation(model: Any) -> dict[str, Any]:
+    """Return how the model rotates positions, by the names under which ModelOpt looks for it.
+
+    What it does not find there is left out of an engine's words, and the engine takes its default.
+    """
+    parameters = getattr(model.config, "rope_parameters", None) or {}
+    older = older_rotation(parameters)
+    if older is None:
+        raise BadRequestError(
+            f"spec.tensorRT.build: an engine of {type(model).__name__} cannot be built, since it "
+            f"rotates positions by the kind of layer ({', '.join(parameters)}), for which ModelOpt "
+            "has no words",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+            advice="set build: Checkpoint, which TensorRT-LLM's PyTorch backend loads",
+        )
+    return older
 
 
 @contextmanager

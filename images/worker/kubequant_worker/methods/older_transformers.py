@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+import huggingface_hub.errors
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
+from kubequant_worker.methods.published_config import older_rotation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 _BEFORE_5: Final = int(transformers.__version__.partition(".")[0]) < 5  # noqa: PLR2004 - a version
 DTYPE: Final = "torch_dtype" if _BEFORE_5 else "dtype"
 """The argument of `from_pretrained` that names the type to load in."""
+# What transformers raises since version 5 where values in a config do not fit.
+UNFIT: Final[type[Exception]] = getattr(huggingface_hub.errors, "StrictDataclassError", ValueError)
 # A tokenizer class of transformers 5 that reads tokenizer.json and adds nothing of its own.
 _PLAIN_TOKENIZER: Final = "TokenizersBackend"
 
@@ -46,8 +50,12 @@ def config(path: Path, **settings: Any) -> Any:
 
     Raises:
         BadRequestError: It says what an older transformers has no words for.
+        ValueError: Its values do not fit.
     """
-    found = AutoConfig.from_pretrained(path, **settings)
+    try:
+        found = AutoConfig.from_pretrained(path, **settings)
+    except UNFIT as error:
+        raise ValueError(str(error)) from error
     if _BEFORE_5:
         _say_in_older_words(found)
     return found
@@ -66,16 +74,13 @@ def _say_in_older_words(found: Any) -> None:
     rotation = getattr(found, "rope_parameters", None)
     if not rotation:
         return
-    if "rope_type" not in rotation:  # one for each kind of layer
+    older = older_rotation(rotation)
+    if older is None:
         raise BadRequestError(
             f"spec.model: config.json rotates positions by {', '.join(rotation)}, which "
             f"transformers {transformers.__version__} cannot; legacy engines are bound to it",
             reason=FailureReason.UNSUPPORTED_MODEL,
             advice="take an engine that is kept up",
         )
-    left = dict(rotation)
-    for name in ("rope_theta", "partial_rotary_factor"):
-        if name in left:
-            setattr(found, name, left.pop(name))
-    if left["rope_type"] != "default":
-        found.rope_scaling = left
+    for name, value in older.items():
+        setattr(found, name, value)

@@ -117,7 +117,7 @@ def _require_the_most(model: ir.Model, chosen: list[ir.Node]) -> None:
             f"{stacks >> 20} MiB (in float32) are stacks of experts, against {matrices >> 20} MiB "
             "of matrices",
             reason=FailureReason.UNSUPPORTED_MODEL,
-            advice="set engine: LLMCompressor, or take method GGUF",
+            advice="take method GGUF; engine: LLMCompressor does experts too, but not Mixtral's",
         )
 
 

@@ -24,7 +24,6 @@ from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
-    name_type,
     plain_generation,
     restore_types,
     sentence,
@@ -99,7 +98,6 @@ class QuantizedLoadWork(Work):
         with plain_generation(model, target):
             model.save_pretrained(target, max_shard_size=SHARD_BYTES)
         restore_types(target, source, lambda metadata: self.label(metadata, job["stored"]))
-        name_type(target, job["stored"])
         if job["probe"]:
             device = torch.device(loading.device)
             write_logits(model, device, Path(job["probe"]), Path(job["expected"]))

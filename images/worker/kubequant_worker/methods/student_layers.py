@@ -27,6 +27,8 @@ FIELD: Final = "spec.distill.student"
 INDEX: Final = "model.safetensors.index.json"
 # What architectures of transformers call the number of their layers.
 _COUNTS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+# What says how many of the first layers have no experts.
+_FIRST: Final = ("first_k_dense_replace",)
 _NUMBERED: Final = re.compile(r"((?:[^.]+[.])*?)([0-9]+)[.](.+)")
 _COPIED_BYTES: Final = 16 << 20
 
@@ -94,21 +96,19 @@ def student_bytes(weights: int, config: Mapping[str, Any], cut: Cut) -> int:
     return ends + int((weights - ends) * cut.share)
 
 
-def make_student(teacher: Path, target: Path, cut: Cut) -> None:
+def make_student(
+    teacher: Path, target: Path, cut: Cut, lists: Mapping[str, Sequence[Any]] | None = None
+) -> None:
     """Write the student's checkpoint, weights and config.json, into the folder `target`.
+
+    `lists` has what is known of each of the teacher's layers beside what its config.json says.
 
     Raises:
         BadRequestError: The teacher's weights are no safetensors, or its layers cannot be told by
             their names.
     """
     files = sorted(teacher.glob("*.safetensors"))
-    if not files:
-        raise BadRequestError(
-            f"{FIELD}: layers can be left out of safetensors only, and the teacher's weights are "
-            "none",
-            reason=FailureReason.UNSUPPORTED_MODEL,
-            advice=f"convert the teacher to safetensors, or name a smaller model in {FIELD}.uri",
-        )
+    _require_safetensors(path.name for path in files)
     headers = {path: read_header(path) for path in files}
     prefix = _layers_prefix((span.name for spans in headers.values() for span in spans), cut)
     places = {f"{prefix}{old}.": f"{prefix}{new}." for new, old in enumerate(cut.kept)}
@@ -123,22 +123,59 @@ def make_student(teacher: Path, target: Path, cut: Cut) -> None:
     if len(files) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(shards.items()))}
         (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    config = shortened(model_config(teacher), cut)
+    said = model_config(teacher)
+    left_out = {name: one for name, one in (lists or {}).items() if said.get(name) is None}
+    config = shortened({**said, **left_out}, cut)
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def require_layers(teacher: Path, files: Iterable[str], cut: Cut) -> None:
+    """Raise as `make_student` does where that is told before any weight is there.
+
+    `files` are the names of all that the teacher has; of them, the folder `teacher` holds the small
+    ones. A model of one file tells the names of its tensors in that file alone.
+    """
+    _require_safetensors(files)
+    if (teacher / INDEX).is_file():
+        try:
+            index = json.loads((teacher / INDEX).read_text(encoding="utf-8"))
+            names = list(index["weight_map"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return  # what is wrong with it is said where the weights are checked
+        _layers_prefix(map(str, names), cut)
+
+
+def _require_safetensors(files: Iterable[str]) -> None:
+    if not any(name.endswith(".safetensors") for name in files):
+        raise BadRequestError(
+            f"{FIELD}: layers can be left out of safetensors only, and the teacher's weights are "
+            "none",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+            advice=f"convert the teacher to safetensors, or name a smaller model in {FIELD}.uri",
+        )
 
 
 def shortened(config: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
     """Return a config.json with the layers of `cut`: their number, and every list of one a layer.
 
-    Such a list is one whose name speaks of layers and which has one entry for each.
+    How many of the first layers are of another kind than the rest is counted anew.
     """
     changed = dict(config)
     for name, value in config.items():
         if name in _COUNTS:
             changed[name] = len(cut.kept)
-        elif isinstance(value, list) and "layer" in name and len(value) == cut.teacher_layers:
+        elif name in _FIRST and isinstance(value, int):
+            changed[name] = sum(index < value for index in cut.kept)
+        elif is_of_layers(name, value, cut.teacher_layers):
             changed[name] = [value[index] for index in cut.kept]
+    if "attention_types" in changed and "attention_layers" in changed:  # GPT-Neo's, one of other
+        changed["attention_types"] = [[changed["attention_layers"], 1]]
     return changed
+
+
+def is_of_layers(name: str, value: object, layers: int) -> bool:
+    """Say whether a config's value tells of each of its `layers` layers: by its name and length."""
+    return isinstance(value, list) and "layer" in name and len(value) == layers
 
 
 def _layers_prefix(names: Iterable[str], cut: Cut) -> str:

@@ -168,6 +168,9 @@ class ModelOptTensorRT(EngineQuantizer):
         for one in super().variants(calibration, meter):
             yield replace(one, engine=self._engine, timed=False)
 
+    def _published_type(self) -> str:
+        return "float16" if self._asked.precision == "FP16" else super()._published_type()
+
     def _produced_bytes(self) -> int:
         """Return the bytes of the checkpoint's weights: an engine holds the same once more."""
         return weight_bytes(self._work.artifact)

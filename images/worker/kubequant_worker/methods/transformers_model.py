@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.chat import chat_template
@@ -24,16 +24,16 @@ from kubequant_worker.methods.gptqmodel_kernels import loading_arguments
 from kubequant_worker.methods.stopwatch import Loaded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
 # The logits of one forward pass, in float32; a longer window goes through in pieces, the keys and
 # values of those before it kept.
 PIECE_BYTES = 128 << 20
-# Where a config names no context at all, as for models whose positions have no end.
 # The formats whose modules compute on a CPU as its instructions have it, and the module that makes
 # them compute in the type that they are loaded in.
 _ON_CPU: Final = {"bitsandbytes": "kubequant_worker.methods.bits_and_bytes_cpu"}
+_SHOWN: Final = 3
 # transformers' words where a quantized module would have to be spilled.
 _SPILLED: Final = "dispatched on the CPU or the disk"
 
@@ -80,6 +80,12 @@ def load_tokenizer(path: Path, *, trust_remote_code: bool) -> Any:
         return older_transformers.tokenizer(
             path, trust_remote_code=trust_remote_code, local_files_only=True
         )
+    except older_transformers.UNFIT as error:  # it reads the config too
+        raise BadRequestError(
+            f"spec.model: transformers cannot read config.json: {_first_line(error)}",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+            advice="correct config.json, or take the model as its maker publishes it",
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise BadRequestError(
             f"spec.model: transformers cannot read the tokenizer: {_first_line(error)}",
@@ -122,10 +128,10 @@ def _import_architecture(path: Path, *, trust_remote_code: bool) -> None:
     It comes when it is first asked for, takes seconds, and is no part of loading a model.
     """
     try:
-        config = AutoConfig.from_pretrained(
+        config = older_transformers.config(
             path, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except (KeyError, ValueError, ImportError):
+    except (BadRequestError, KeyError, ValueError, ImportError):
         return  # `load_model` says what is the matter
     for name in getattr(config, "architectures", None) or ():
         getattr(transformers, name, None)
@@ -136,7 +142,7 @@ def load_model(path: Path, loading: Loading, **more: Any) -> Any:
 
     Raises:
         BadRequestError: transformers does not know the architecture, or needs the model's own code,
-            or what is quantized does not fit where it may be.
+            or what is quantized does not fit where it may be, or the files lack weights.
     """
     try:
         config = older_transformers.config(
@@ -144,9 +150,15 @@ def load_model(path: Path, loading: Loading, **more: Any) -> Any:
         )
 
         def load() -> Any:
-            given = {**loading.arguments(), **loading_arguments(path), **more}
-            given |= older_transformers.model_arguments(config)
-            return AutoModelForCausalLM.from_pretrained(path, **given)
+            given = {**loading.arguments(), **loading_arguments(path), "output_loading_info": True}
+            given |= {**more, **older_transformers.model_arguments(config)}
+            found: Any = AutoModelForCausalLM.from_pretrained(path, **given)
+            if not given["output_loading_info"]:
+                return found
+            model, told = found
+            if not _quantization(config, {}):  # whose modules have other tensors than its files
+                _require_whole(model, told["missing_keys"])
+            return model
 
         model = _loaded(load, loading, _quantization(config, more))
     except (KeyError, ValueError, ImportError) as error:
@@ -164,6 +176,24 @@ def load_model(path: Path, loading: Loading, **more: Any) -> Any:
             "transformers knows",
         ) from error
     return model.eval()
+
+
+def _require_whole(model: Any, missing: Collection[str]) -> None:
+    """Raise BadRequestError where weights are in no file: transformers makes them up at random.
+
+    Buffers are left out, which a model computes itself, and what shares its weight with another is
+    not among `missing`.
+    """
+    lacking = [name for name, _ in model.named_parameters() if name in missing]
+    if lacking:
+        names = ", ".join(lacking[:_SHOWN]) + (", ..." if len(lacking) > _SHOWN else "")
+        raise BadRequestError(
+            f"spec.model: the files lack {len(lacking)} of the weights of "
+            f"{type(model).__name__} ({names}), which transformers would fill with random numbers",
+            reason=FailureReason.UNSUPPORTED_MODEL,
+            advice="name a whole checkpoint, and one of a causal language model; where the model "
+            "is whole, its config.json does not fit its weights",
+        )
 
 
 def _quantization(config: Any, more: Mapping[str, Any]) -> str:
