@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 IMAGES = Path(__file__).parent
@@ -62,9 +63,24 @@ def _make(constraints: Path, folder: Path) -> None:
     # The file names every package, so nothing is resolved and nothing can come in that it lacks. It
     # also bounds what builds those that come as sources, in which nobody compiles for a GPU.
     install = [uv, "pip", "install", "-q", "-p", partial / "bin" / "python", "--no-deps"]
-    command = [*install, "--build-constraints", constraints, "-r", constraints]
-    subprocess.run(command, env={**os.environ, "BUILD_CUDA_EXT": "0"}, check=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as building:
+        building.write(build_constraints(constraints.read_text(encoding="utf-8")))
+        building.flush()
+        command = [*install, "--build-constraints", building.name, "-r", constraints]
+        subprocess.run(command, env={**os.environ, "BUILD_CUDA_EXT": "0"}, check=True)
     partial.rename(folder)
+
+
+def build_constraints(constraints: str) -> str:
+    """Return what bounds the building of packages that come as sources.
+
+    All of the file but setuptools: some packages are not built by the one that runs beside them.
+    """
+    return "".join(line for line in constraints.splitlines(keepends=True) if not _is_builder(line))
+
+
+def _is_builder(line: str) -> bool:
+    return line.partition("==")[0] == "setuptools"
 
 
 def main(words: list[str]) -> None:

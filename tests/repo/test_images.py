@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 import sys
 import tomllib
 from pathlib import Path
@@ -112,3 +113,13 @@ def canonical(name: str) -> str:
 
 def test_every_image_of_the_catalog_has_a_name_by_default() -> None:
     assert set(DEFAULT_IMAGES) == set(ImageKey)
+
+
+@pytest.mark.parametrize("key", ImageKey)
+def test_a_package_is_built_by_the_setuptools_that_it_asks_for(key: ImageKey) -> None:
+    bound = runpy.run_path(str(ROOT / "images" / "environment.py"))["build_constraints"]
+    pins = (ROOT / "images" / key / "constraints.txt").read_text().splitlines()
+    building = bound("\n".join(pins)).splitlines()
+    assert [pin for pin in pins if pin not in building] == [
+        pin for pin in pins if pin.startswith("setuptools==")
+    ]
