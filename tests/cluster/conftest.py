@@ -40,6 +40,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build what a cluster consists of before the first test's time begins to run."""
+    theirs = os.environ.get("KUBEQUANT_TEST_KUBECONFIG")
+    asked = any(Path(__file__).parent in item.path.parents for item in session.items)
+    if asked and not theirs and not session.config.option.collectonly:
+        Cluster.build()
+
+
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
     """A cluster with etcd, API server, controller manager and scheduler; perhaps with a node."""
