@@ -53,7 +53,7 @@ def test_a_run_that_failed_has_nothing_to_load() -> None:
     [
         pytest.param(Method.GPTQ, "4", "port 8000.", id="what every version loads"),
         pytest.param(Method.GPTQ, "3", "has kernels for 3 bits.", id="what not every one does"),
-        pytest.param(Method.BITS_AND_BYTES, "4", "bitsandbytes beside vLLM.", id="a package"),
+        pytest.param(Method.BITS_AND_BYTES, "4", "0.28 on vllm-bnb-plugin.", id="a package"),
     ],
 )
 def test_what_vllm_needs_is_said_with_its_command(method: Method, bits: str, says: str) -> None:

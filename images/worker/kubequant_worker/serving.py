@@ -86,7 +86,9 @@ def _note(variant: VariantReport, command: str) -> str:
         return ""
     found = "An OpenAI-compatible API on port 8000."
     if variant.method is Method.BITS_AND_BYTES:
-        found += " It needs the package bitsandbytes beside vLLM."
+        found += (
+            " It needs the package bitsandbytes beside vLLM, and from vLLM 0.28 on vllm-bnb-plugin."
+        )
     if variant.method is Method.GPTQ and variant.bits_per_weight in {"2", "3"}:
         found += f" Not every version of vLLM has kernels for {variant.bits_per_weight} bits."
     return found
