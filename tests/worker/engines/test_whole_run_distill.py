@@ -375,8 +375,8 @@ def test_a_student_that_knows_fewer_positions_is_taught_and_measured_on_those(
     assert detail(report)["sequenceLength"] == 64
     assert report["original"]["perplexityDetail"]["contextLength"] == 64
     said = (
-        "The teacher's context has 128 tokens and the student's 64: texts of at most 64 are "
-        "trained on and measured."
+        "The teacher's context has 128 tokens and the student's has 64 tokens: texts of at most 64 "
+        "are trained on and measured."
     )
     assert said in report["warnings"]
 
