@@ -50,6 +50,7 @@ class PodState(StrEnum):
 _WAITING: Final = frozenset(
     {PodState.PENDING, PodState.UNSCHEDULABLE, PodState.IMAGE_NOT_FOUND, PodState.CANNOT_START}
 )
+_FINISHED: Final = frozenset({PodState.SUCCEEDED, PodState.FAILED, PodState.DISRUPTED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,7 @@ class PodView:
     @property
     def is_finished(self) -> bool:
         """Say whether nothing runs in it any more."""
-        return self.state in {PodState.SUCCEEDED, PodState.FAILED, PodState.DISRUPTED}
+        return self.state in _FINISHED
 
     @property
     def is_waiting(self) -> bool:
@@ -108,8 +109,7 @@ def read_pod(body: Mapping[str, Any]) -> PodView:
     ended, waiting, running = state.terminated, state.waiting, state.running
     started_at = running.started_at if running else None
     kind, why = _classified(status, ended, waiting, is_running=running is not None)
-    is_open = kind not in {PodState.SUCCEEDED, PodState.FAILED, PodState.DISRUPTED}
-    gone_by = metadata.deletion_timestamp if is_open else None
+    gone_by = None if kind in _FINISHED else metadata.deletion_timestamp
     # A worker that ended well is not undone by what then ends its pod.
     if gone_by is not None and not (ended is not None and ended.exit_code == 0):
         kind, why = PodState.ENDING, _disruption(status)
