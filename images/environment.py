@@ -2,10 +2,11 @@
 
     python images/environment.py llmcompressor
 
-The packages are exactly those of images/<name>/constraints.txt, installed by uv (hard links into
-its cache, so that torch lies on the disk once). Environments are kept in the cache folder outside
-the checkout, named by the file's digest: a changed file makes a new one. kubequant itself is not in
-it; put `operator` and `images/worker` on PYTHONPATH.
+The packages are exactly those of images/<name>/constraints.txt (of the operator:
+operator/constraints.txt), installed by uv (hard links into its cache, so that torch lies on the
+disk once). Environments are kept in the cache folder outside the checkout, named by the file's
+digest: a changed file makes a new one. kubequant itself is not in it; put `operator` and
+`images/worker` on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 from pathlib import Path
 
 IMAGES = Path(__file__).parent
+OPERATOR = "operator"
 
 
 def cache_folder() -> Path:
@@ -32,12 +34,18 @@ def names() -> list[str]:
     """Return the images that an environment can be made of."""
     # llama.cpp's wheel is built, not downloaded: `make setup` makes that environment, .venv.
     found = (path.parent.name for path in IMAGES.glob("*/constraints.txt"))
-    return sorted(name for name in found if name != "gguf")
+    return sorted(name for name in (*found, OPERATOR) if name != "gguf")
+
+
+def constraints_of(name: str) -> Path:
+    """Return the file that names every package of an image."""
+    folder = IMAGES.parent / OPERATOR if name == OPERATOR else IMAGES / name
+    return folder / "constraints.txt"
 
 
 def environment(name: str) -> Path:
     """Return the interpreter of the image's environment, which is made where it is not there."""
-    constraints = IMAGES / name / "constraints.txt"
+    constraints = constraints_of(name)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     digest = hashlib.sha256(version.encode() + b"\0" + constraints.read_bytes()).hexdigest()[:12]
     folder = cache_folder() / f"{name}-{digest}"

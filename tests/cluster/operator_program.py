@@ -7,18 +7,19 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.testbed.processes import _die_with_parent, free_port
+from tests.worker.environments import interpreter
 
 if TYPE_CHECKING:
     from tests.testbed.access import Access
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+OPERATOR = Path(__file__).parents[2] / "operator"
 RIGHTS = ("namespace", "serviceaccount", "clusterrole", "clusterrolebinding", "users")
 ACCOUNT = ("kubequant-system", "kubequant-operator")
 READY_SECONDS = 120.0
@@ -52,8 +53,14 @@ class OperatorProgram:
         variables = {f"KUBEQUANT_OPERATOR_{name}": value for name, value in chosen.items()}
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "kubequant.controller"],
-                env={**os.environ, "KUBECONFIG": str(self.kubeconfig), **variables},
+                # With the packages of its image and no others.
+                [interpreter("operator"), "-m", "kubequant.controller"],
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(OPERATOR),
+                    "KUBECONFIG": str(self.kubeconfig),
+                    **variables,
+                },
                 stdout=output,
                 stderr=output,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, before any thread

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from tests.worker.engines.runs import kubequant
+from tests.worker.engines.runs import kubequant, program
 from tests.worker.run.documents import assert_documents_are_sound
-from tests.worker.run.manifests import manifest
+from tests.worker.run.manifests import files_below, manifest
 
 from kubequant.api.contract import ExitCode
 
@@ -24,13 +24,18 @@ if TYPE_CHECKING:
 CALIBRATION = {"samples": 8, "sequenceLength": 128}
 
 
-def run(folder: Path, name: str, **spec: Any) -> tuple[int, dict[str, Any], str]:
-    """Run a manifest of method TensorRT."""
+def written(folder: Path, name: str, **spec: Any) -> Path:
+    """Write a manifest of method TensorRT into `folder` and return it."""
     path = manifest(folder, name, method="TensorRT", calibration=CALIBRATION, **spec)
     content = yaml.safe_load(path.read_text())
     del content["spec"]["gguf"]
     path.write_text(yaml.safe_dump(content))
-    return kubequant("tensorrt", path)
+    return path
+
+
+def run(folder: Path, name: str, **spec: Any) -> tuple[int, dict[str, Any], str]:
+    """Run a manifest of method TensorRT."""
+    return kubequant("tensorrt", written(folder, name, **spec))
 
 
 @dataclass(frozen=True)
@@ -146,19 +151,44 @@ def test_an_engine_without_what_builds_it_ends_before_anything_is_fetched(
     assert [one["stage"] for one in report["stages"]] == ["Preflight"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "precision", "code"),
+    [
+        pytest.param("Sound", "INT8", ExitCode.PUBLISHED, id="nothing broken"),
+        pytest.param(
+            "ReadByTransformers", "INT8", ExitCode.BAD_REQUEST, id="INT8 taken for weights"
+        ),
+        pytest.param("ReadByTransformers", "FP8", ExitCode.BAD_REQUEST, id="FP8 taken for weights"),
+        pytest.param("OtherRowsScales", "INT8", ExitCode.BAD_REQUEST, id="scales of other rows"),
+    ],
+)
+def test_a_checkpoint_that_loads_and_is_wrong_is_never_published(
+    tmp_path: Path, kind: str, precision: str, code: ExitCode
+) -> None:
+    short = {"perplexity": {"maxTokens": 1024}, "skip": ["Generations", "Performance"]}
+    asked = {"build": "Checkpoint"}
+    path = written(tmp_path, "broken", tensorRT=asked, device="CPU", evaluation=short)
+    given = {"kind": kind, "precision": precision}
+    report = program("tensorrt", "broken_runs", path, tmp_path / "scratch", given=given)
+    written_files = set(files_below(tmp_path / "out" / "broken"))
+
+    assert report["exitCode"] == code
+    if code is ExitCode.PUBLISHED:
+        assert "0123abcd/manifest.json" in written_files
+        return
+    assert report["failure"]["reason"] == "VerificationFailed"
+    assert "loads, and is not the original's likeness" in report["failure"]["message"]
+    assert [one["stage"] for one in report["stages"]][-1] == "Verifying"
+    assert written_files == {"0123abcd.failed/report.html", "0123abcd.failed/report.json"}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["FP8", "INT8", "INT4AWQ", "FP16"])
 def test_an_engine_is_built_verified_and_told_of(tmp_path: Path, precision: str) -> None:
     # In the image over NVIDIA's TensorRT-LLM, or where TENSORRT_LLM_PYTHON names its Python.
     assert os.environ.get("TENSORRT_LLM_PYTHON"), "name the Python that holds TensorRT-LLM"
     limits = {"maxBatchSize": 4, "maxInputLength": 256, "maxOutputLength": 64}
-    path = manifest(
-        tmp_path, "engine", method="TensorRT", calibration=CALIBRATION,
-        tensorRT={"precision": precision, **limits},
-    )  # fmt: skip
-    content = yaml.safe_load(path.read_text())
-    del content["spec"]["gguf"]
-    path.write_text(yaml.safe_dump(content))
+    path = written(tmp_path, "engine", tensorRT={"precision": precision, **limits})
 
     code, report, error = kubequant("tensorrt", path, gpus=True)
 
