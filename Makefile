@@ -16,7 +16,7 @@ $(READY): pyproject.toml images/gguf/constraints.txt images/gguf/wheel.py images
 	@echo "setup: Python environment in $(VENV)" && $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -q uv==0.13.9 wheel==0.48.0
 	@echo "setup: llama.cpp wheel, built once and cached" && $(BIN)/python images/gguf/wheel.py >$(VENV)/llama-wheel
 	@echo "setup: packages (torch alone is 4.5 GB the first time)"
-	@$(BIN)/uv pip install -p $(BIN)/python -c images/gguf/constraints.txt -e '.[gguf,benchmarks,operator,dev]' "$$(cat $(VENV)/llama-wheel)"
+	@$(BIN)/uv pip install --compile-bytecode -p $(BIN)/python -c images/gguf/constraints.txt -e '.[gguf,benchmarks,operator,dev]' "$$(cat $(VENV)/llama-wheel)"
 	@touch $@
 
 demo: $(READY) ## quantize the tiny model that the repository holds by examples/gguf.yaml

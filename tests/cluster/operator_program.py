@@ -51,16 +51,13 @@ class OperatorProgram:
         """Start the program; `settings` by their variable's name after the prefix."""
         chosen = {**self.settings, **settings, "PROBE_PORT": str(self.port)}
         variables = {f"KUBEQUANT_OPERATOR_{name}": value for name, value in chosen.items()}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+        inherited |= {"PYTHONPATH": str(OPERATOR), "KUBECONFIG": str(self.kubeconfig)}
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 # With the packages of its image and no others.
                 [interpreter("operator"), "-m", "kubequant.controller"],
-                env={
-                    **os.environ,
-                    "PYTHONPATH": str(OPERATOR),
-                    "KUBECONFIG": str(self.kubeconfig),
-                    **variables,
-                },
+                env={**inherited, **variables},
                 stdout=output,
                 stderr=output,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, before any thread

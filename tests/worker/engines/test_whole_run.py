@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from tests.worker.run.documents import assert_documents_are_sound
 from tests.worker.run.manifests import TINY, manifest
 
 from kubequant_worker.methods.int8 import TorchAOINT8
+from kubequant_worker.sources.safetensors_header import read_header
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,9 +39,16 @@ class Run:
         default_factory=lambda: {"runtime": "vLLM", "command": "vllm serve ."}
     )
     calibration_tokens: int = 0
+    bits: int = 4
     loader: str = ""
     """The environment whose transformers loads the format, where it is not the engine's own."""
 
+
+# Bits -> the most that the tiny model's perplexity may grow, in percent. Over 2,048 tokens 4 bits
+# were measured to cost 0.3 to 1.0, 8 bits at most 0.1.
+MOST_INCREASE = {8: 1.0, 4: 3.0}
+# Scales, zero points and what is written around the tensors, in percent of the original.
+MOST_BESIDE = 2.5
 
 RUNS = (
     Run(
@@ -52,6 +61,62 @@ RUNS = (
         },
         engine="llmcompressor 0.14.0.1",
         reason="LLMCompressor does GPTQ on a CPU: ",
+        runtime="transformers 5.17.0 in float32 on cpu",
+        libraries=frozenset({"llmcompressor", "compressed-tensors", "torch"}),
+        most_divergence=0.02,
+        format="compressed-tensors",
+        calibration_tokens=8 * 128,
+    ),
+    Run(
+        "INT8 by llmcompressor",
+        "llmcompressor",
+        {
+            "method": "INT8",
+            "int8": {"engine": "LLMCompressor"},
+            "calibration": {"samples": 8, "sequenceLength": 128},
+        },
+        engine="llmcompressor 0.14.0.1",
+        reason="The spec names engine LLMCompressor.",
+        runtime="transformers 5.17.0 in float32 on cpu",
+        libraries=frozenset({"llmcompressor", "compressed-tensors", "torch"}),
+        bits=8,
+        most_divergence=0.002,
+        format="compressed-tensors",
+        calibration_tokens=8 * 128,
+    ),
+    Run(
+        "FP8 by llmcompressor",
+        "llmcompressor",
+        {"method": "FP8"},
+        engine="llmcompressor 0.14.0.1",
+        reason="The spec names method FP8.",
+        runtime="transformers 5.17.0 in float32 on cpu",
+        libraries=frozenset({"llmcompressor", "compressed-tensors", "torch"}),
+        bits=8,
+        most_divergence=0.005,
+        format="compressed-tensors",
+    ),
+    Run(
+        "INT4 by llmcompressor",
+        "llmcompressor",
+        {"method": "INT4"},
+        engine="llmcompressor 0.14.0.1",
+        reason="LLMCompressor does INT4 on a CPU: ",
+        runtime="transformers 5.17.0 in float32 on cpu",
+        libraries=frozenset({"llmcompressor", "compressed-tensors", "torch"}),
+        most_divergence=0.02,
+        format="compressed-tensors",
+    ),
+    Run(
+        "AWQ by llmcompressor",
+        "llmcompressor",
+        {
+            "method": "AWQ",
+            "awq": {"engine": "LLMCompressor"},
+            "calibration": {"samples": 8, "sequenceLength": 128},
+        },
+        engine="llmcompressor 0.14.0.1",
+        reason="The spec names engine LLMCompressor.",
         runtime="transformers 5.17.0 in float32 on cpu",
         libraries=frozenset({"llmcompressor", "compressed-tensors", "torch"}),
         most_divergence=0.02,
@@ -111,6 +176,7 @@ RUNS = (
         reason="TorchAO does INT8 on a CPU: ",
         runtime="transformers 5.23.0 in float32 on cpu",
         libraries=frozenset({"torchao", "torch"}),
+        bits=8,
         most_divergence=0.002,
         format="torchao",
         usage=TorchAOINT8.USAGE.model_dump(mode="json"),
@@ -167,10 +233,22 @@ def test_both_were_measured_on_the_same_tokens(published: Published) -> None:
     assert variant["perplexityDetail"]["tokens"] == 2048
     assert report["original"]["perplexityDetail"]["tokens"] == 2048
     assert 0 < float(variant["meanKLDivergence"]) < published.run.most_divergence
-    assert abs(float(variant["perplexityIncreasePercent"])) < 5
+    most = MOST_INCREASE[published.run.bits]
+    assert abs(float(variant["perplexityIncreasePercent"])) < most
     assert 90 < float(variant["topTokenAgreementPercent"]) < 100
     assert variant["gatesPassed"] is True
     assert variant["generations"][0]["quantized"]
+
+
+def test_the_size_is_what_the_bits_imply(published: Published) -> None:
+    # The embeddings, the output matrix and the norms stay; all other matrices have fewer bits.
+    spans = read_header(TINY / "model.safetensors")
+    counts = {span.name: math.prod(span.shape) for span in spans}
+    quantized = sum(count for name, count in counts.items() if name.endswith("_proj.weight"))
+    implied = 100 * quantized / sum(counts.values()) * (1 - published.run.bits / 16)
+    (variant,) = published.report["variants"]
+
+    assert implied - MOST_BESIDE < float(variant["sizeReductionPercent"]) < implied
 
 
 def test_verification_held_it_against_the_original(published: Published) -> None:

@@ -8,7 +8,7 @@ beside; nothing heavy is imported.
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
@@ -68,7 +68,9 @@ class GGUFQuantizer:
         self._baseline: Baseline | None = None
         self._reference_ids: list[int] | None = None
         self._reference: Reference | None = None
-        self._logits = ReferenceLogits(workspace.scratch / "reference.npy", self._new_converter)
+        self._logits = ReferenceLogits(
+            workspace.scratch / "reference.npy", lambda: self._new_converter("reference")
+        )
         self._shared: tuple[Path, ...] = ()
         self._calibration_tokens = 0
 
@@ -139,12 +141,12 @@ class GGUFQuantizer:
 
     def _started_converter(self) -> Converter:
         if self._converter is None:
-            self._converter = self._new_converter()
+            self._converter = self._new_converter("convert")
         return self._converter
 
-    def _new_converter(self) -> Converter:
+    def _new_converter(self, first: Literal["convert", "reference"]) -> Converter:
         trusted = self._work.spec.model.trust_remote_code
-        return Converter(threads=self._work.threads, trust_remote_code=trusted)
+        return Converter(threads=self._work.threads, trust_remote_code=trusted, first=first)
 
     def check_baseline(self, meter: Meter) -> tuple[str, ...]:
         """Hold the converted model's logits against transformers', computed by `baseline`.

@@ -10,8 +10,9 @@ While it is there, the child also computes the logits that the conversion is che
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import BadRequestError
@@ -35,13 +36,19 @@ _TOKENIZER_FILES = (
 class Converter:
     """The child that converts; a context manager that ends it."""
 
-    def __init__(self, *, threads: int, trust_remote_code: bool) -> None:
-        """Start the child, which begins to import torch at once."""
+    def __init__(
+        self,
+        *,
+        threads: int,
+        trust_remote_code: bool,
+        first: Literal["convert", "reference"] = "convert",
+    ) -> None:
+        """Start the child, which begins to import what it will be asked for first."""
         self._child = Child(
             _MODULE,
             engine="the GGUF converter",
             threads=threads,
-            arguments=(str(int(trust_remote_code)),),
+            arguments=(str(int(trust_remote_code)), first),
         )
 
     @property
@@ -172,11 +179,11 @@ class _Bar:
 class _Work:
     """The child's operations."""
 
-    def __init__(self, parent: Parent, *, trust_remote_code: bool) -> None:
+    def __init__(self, parent: Parent, *, trust_remote_code: bool, first: str) -> None:
         self._trust = trust_remote_code
         _Bar.parent = parent
         remote_code.decide(trusted=trust_remote_code)
-        self._converter = _import_converter()
+        (_import_converter if first == "convert" else _import_transformers)()
 
     def operations(self) -> Mapping[str, Operation]:
         return {"convert": self.convert, "reference": self.reference}
@@ -186,7 +193,7 @@ class _Work:
         import torch  # noqa: PLC0415 - heavy, and only this child needs it
         import tqdm  # type: ignore[import-untyped] # noqa: PLC0415 - as torch
 
-        model, library = Path(model_path), self._converter
+        model, library = Path(model_path), _import_converter()
         tqdm.tqdm = _Bar
         with torch.inference_mode(), _Refusals(model):
             parameters = library.ModelBase.load_hparams(model, False)  # noqa: FBT003 - theirs
@@ -219,6 +226,16 @@ class _Work:
         return ids
 
 
+def _import_transformers() -> None:
+    """Import what loads and runs a model, which the library's own front puts off."""
+    from transformers import (  # noqa: PLC0415 - heavy, and only this child needs it
+        AutoModelForCausalLM,  # noqa: F401 - found imported when it is used
+        AutoTokenizer,  # noqa: F401 - as above
+        modeling_utils,  # noqa: F401 - as above
+    )
+
+
+@cache
 def _import_converter() -> ModuleType:
     """Import the vendored converter's package `conversion`, and its `gguf` with it."""
     import llama_cpp._ctypes_extensions as beside  # noqa: PLC0415 - only to find the folder
@@ -239,12 +256,12 @@ def _import_converter() -> ModuleType:
 def main() -> None:
     """Serve until the parent is gone.
 
-    Arguments: socket, parent's pid, 1 where remote code is trusted.
+    Arguments: socket, parent's pid, 1 where remote code is trusted, the first operation.
     """
-    trusted = sys.argv[3] == "1"
+    trusted, first = sys.argv[3] == "1", sys.argv[4]
 
     def operations(parent: Parent) -> Mapping[str, Operation]:
-        return _Work(parent, trust_remote_code=trusted).operations()
+        return _Work(parent, trust_remote_code=trusted, first=first).operations()
 
     serve(sys.argv[1:], operations)
 
