@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -93,6 +94,36 @@ def test_something_else_named_manifest_is_not_taken_for_one(tmp_path: Path) -> N
 def test_an_address_of_another_kind_is_refused() -> None:
     with pytest.raises(BadRequestError, match="starts with s3://, pvc://, file://"):
         open_store(Place("ftp://host/models"), name=NAME, digest=DIGEST)
+
+
+def test_who_publishes_nothing_leaves_no_folder_that_looks_like_an_artifact(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "out" / NAME / DIGEST
+    folder_store(tmp_path / "out").probe()
+    assert not root.exists()
+
+    with folder_store(tmp_path / "out").claim() as publication:
+        publication.add_bytes(b"x", "a")
+        publication.uploaded()
+        assert root.is_dir()
+    assert not root.exists()
+
+
+def test_a_folder_that_another_publisher_tidies_away_is_made_again(tmp_path: Path) -> None:
+    def probe(backend: FolderBackend) -> None:
+        for _ in range(150):
+            backend.probe()
+
+    def stage(backend: FolderBackend) -> None:
+        for _ in range(150):
+            backend.discard("model", backend.open_staging("model"))
+
+    one, other = (FolderBackend("file:///out", tmp_path / "out", "spec") for _ in range(2))
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(probe, one), pool.submit(probe, other), pool.submit(stage, one)]:
+            done.result()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_small_file_is_written_again_that_another_publisher_sweeps_away(

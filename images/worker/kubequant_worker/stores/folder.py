@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from kubequant.api.contract import FailureReason
 from kubequant_worker.errors import AccessError, BadRequestError, UnavailableError, WorkerError
@@ -92,15 +92,14 @@ class FolderBackend:
             return self._write_small(name, body, tag)
 
     def remove(self, name: str, tag: str) -> None:
-        """Delete a small file that has `tag`, and with it the lock and the staging folder."""
+        """Delete a small file that has `tag`, and with it the lock and folders that are empty."""
         with self._errors(f"deleting {name}"), self._locked() as lock:
             now = self.stat(name)
             if now is not None and now.tag == tag:
                 (self._root / name).unlink()
-                with suppress(OSError):
-                    (self._root / STAGING).rmdir()
                 # Whoever waits for this lock file finds it unlinked and opens a new one.
                 lock.unlink(missing_ok=True)
+                self._tidy()
 
     def stat(self, name: str) -> Stat | None:
         """Return size and tag; a folder keeps no checksums."""
@@ -131,8 +130,7 @@ class FolderBackend:
         """Create an empty file in the staging folder; its name there is the token."""
         token = secrets.token_hex(16)
         with self._errors(f"beginning to write {name}"):
-            (self._root / STAGING).mkdir(parents=True, exist_ok=True)
-            (self._root / STAGING / token).touch(exist_ok=False)
+            _made_in((self._root / STAGING / token), "xb").close()
         return token
 
     def fill(
@@ -251,17 +249,21 @@ class FolderBackend:
         return tag
 
     def _tidy(self) -> None:
-        """Remove the folders that a probe or an abandoned run made, as far as they are empty."""
+        """Remove the folders that a probe or an abandoned run made, as far as they are empty.
+
+        An empty one would be taken for an artifact; whoever still writes makes it again.
+        """
         with suppress(OSError):
             (self._root / STAGING).rmdir()
+        with suppress(OSError):
+            self._root.rmdir()
 
     @contextmanager
     def _locked(self) -> Iterator[Path]:
         """Hold the prefix's lock; its holder may have deleted the file that we waited for."""
-        self._root.mkdir(parents=True, exist_ok=True)
         path, deadline = self._root / LOCK, time.monotonic() + LOCK_SECONDS
         while True:
-            with path.open("ab") as file:
+            with _made_in(path, "ab") as file:
                 _wait_for(file, deadline, self._uri)
                 if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                     yield path
@@ -299,6 +301,15 @@ def _meaning(error: OSError, uri: str, field: str, doing: str) -> WorkerError:
 def _tag(status: os.stat_result) -> str:
     """Return what changes whenever a file is written or replaced."""
     return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
+
+
+def _made_in(path: Path, mode: Literal["ab", "xb"]) -> BinaryIO:
+    """Open a file in a folder that is made, again where another publisher tidies it away."""
+    for _ in range(SMALL_TRIES):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return path.open(mode)
+    raise FileNotFoundError(errno.ENOENT, "others delete its folder before it is there", str(path))
 
 
 def _link(staged: Path, target: Path) -> None:
