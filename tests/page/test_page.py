@@ -193,6 +193,15 @@ def test_what_a_benchmark_gained_is_shown_with_its_error(detail: dict[str, Any],
     assert row.cells[5] == gain
 
 
+def test_a_variant_that_was_not_timed_is_named_beside_an_original_that_was() -> None:
+    variant = {"name": "TensorRT", "sizeBytes": 100}
+    said = page(whole_report(variants=[variant])).text("main")[0]
+
+    assert "Speed and memory were not measured of TensorRT." in said
+    assert "16 threads" in said
+    assert "not measured of" not in page(whole_report()).text("main")[0]
+
+
 def test_what_was_not_measured_is_said_and_takes_no_column() -> None:
     document = page(REPORT)
 

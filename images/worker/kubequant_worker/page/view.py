@@ -150,8 +150,9 @@ def prompts(report: RunReport) -> tuple[Prompt, ...]:
 
 
 def performance_facts(report: RunReport) -> str:
-    """Return on what and how speed was measured, in sentences."""
-    detail = next((v.performance_detail for v in report.variants if v.performance_detail), None)
+    """Return on what and how speed was measured, in sentences; "" where it was of no model."""
+    models = (*report.variants, *((report.original,) if report.original else ()))
+    detail = next((one.performance_detail for one in models if one.performance_detail), None)
     if detail is None:
         return ""
     facts = (
@@ -163,6 +164,19 @@ def performance_facts(report: RunReport) -> str:
         f"{detail.repetitions} repetitions" if detail.repetitions else "",
     )
     return " ".join(filter(None, (f"{', '.join(filter(None, facts))}.", detail.meanwhile)))
+
+
+def untimed(report: RunReport) -> str:
+    """Return a sentence on the models whose speed was not measured, "" where all were."""
+    names = [
+        one.name
+        for one in report.variants
+        if one.performance_detail is None and one.tokens_per_second is None
+    ]
+    if not names:
+        return ""
+    timed = len(names) < len(report.variants) or performance_facts(report)
+    return f"Speed and memory were not measured{' of ' + ', '.join(names) if timed else ''}."
 
 
 def files(report: RunReport) -> tuple[File, ...]:
