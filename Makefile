@@ -41,7 +41,7 @@ images: ## build the images with docker, podman or buildah (one of them: make im
 image-%:
 	$(PYTHON) images/build.py $*
 
-env-%: $(READY) ## env-<name>: make the Python environment of images/<name> and print its interpreter
+env-%: $(READY) ## env-<name>: make the Python environment of images/<name> (or operator) and print its interpreter
 	@$(BIN)/python images/environment.py $*
 
 generate: $(READY) ## write again what is generated: the CRD, the JSON schemas, what deploy/ installs, tables and pictures in docs
