@@ -35,8 +35,6 @@ def written(folder: Path, name: str, spec: dict[str, Any]) -> Path:
     """Write a manifest of just this spec."""
     path = manifest(folder, name, **spec)
     content = yaml.safe_load(path.read_text())
-    if "gguf" not in spec:
-        del content["spec"]["gguf"]
     content["spec"]["evaluation"]["taskFiles"] = {"uri": f"file://{TASKS}"}
     path.write_text(yaml.safe_dump(content))
     return path

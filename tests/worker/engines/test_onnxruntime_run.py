@@ -27,7 +27,6 @@ def ran(folder: Path, evaluation: dict[str, Any], **spec: Any) -> tuple[Path, di
     """Run INT8 by ONNX Runtime; return the artifact's folder and the report."""
     path = manifest(folder, method="INT8", int8={"engine": "ONNXRuntime"}, **spec)
     content = yaml.safe_load(path.read_text())
-    del content["spec"]["gguf"]
     content["spec"]["evaluation"] |= evaluation
     path.write_text(yaml.safe_dump(content))
     code, report, error = kubequant("onnxruntime", path)

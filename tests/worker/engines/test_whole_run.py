@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 from tests.worker.engines.runs import kubequant
 from tests.worker.environments import interpreter, variables
 from tests.worker.run.commands import commands_of, typed
@@ -50,77 +49,48 @@ MOST_INCREASE = {8: 1.0, 4: 3.0}
 # Scales, zero points and what is written around the tensors, in percent of the original.
 MOST_BESIDE = 2.5
 
+CALIBRATION = {"samples": 8, "sequenceLength": 128}
+
+
+def by_llmcompressor(method: str, reason: str, most_divergence: float, **said: Any) -> Run:
+    """Return a run of that method, whose spec has `parameters` beside."""
+    return Run(
+        f"{method} by llmcompressor",
+        "llmcompressor",
+        {"method": method, **said.pop("parameters", {})},
+        engine="llmcompressor 0.14.0.1",
+        reason=reason,
+        runtime="transformers 5.17.0 in float32 on cpu",
+        libraries=frozenset({"llmcompressor", "compressed-tensors", "torch"}),
+        most_divergence=most_divergence,
+        format="compressed-tensors",
+        **said,
+    )
+
+
 RUNS = (
-    Run(
-        "GPTQ by llmcompressor",
-        "llmcompressor",
-        {
-            "method": "GPTQ",
-            "gptq": {"trueSequential": False},
-            "calibration": {"samples": 8, "sequenceLength": 128},
-        },
-        engine="llmcompressor 0.14.0.1",
-        reason="LLMCompressor does GPTQ on a CPU: ",
-        runtime="transformers 5.17.0 in float32 on cpu",
-        libraries=frozenset({"llmcompressor", "compressed-tensors", "torch"}),
-        most_divergence=0.02,
-        format="compressed-tensors",
+    by_llmcompressor(
+        "GPTQ",
+        "LLMCompressor does GPTQ on a CPU: ",
+        0.02,
+        parameters={"gptq": {"trueSequential": False}, "calibration": CALIBRATION},
         calibration_tokens=8 * 128,
     ),
-    Run(
-        "INT8 by llmcompressor",
-        "llmcompressor",
-        {
-            "method": "INT8",
-            "int8": {"engine": "LLMCompressor"},
-            "calibration": {"samples": 8, "sequenceLength": 128},
-        },
-        engine="llmcompressor 0.14.0.1",
-        reason="The spec names engine LLMCompressor.",
-        runtime="transformers 5.17.0 in float32 on cpu",
-        libraries=frozenset({"llmcompressor", "compressed-tensors", "torch"}),
-        bits=8,
-        most_divergence=0.002,
-        format="compressed-tensors",
+    by_llmcompressor(
+        "INT8",
+        "The spec names engine LLMCompressor.",
+        0.002,
+        parameters={"int8": {"engine": "LLMCompressor"}, "calibration": CALIBRATION},
         calibration_tokens=8 * 128,
-    ),
-    Run(
-        "FP8 by llmcompressor",
-        "llmcompressor",
-        {"method": "FP8"},
-        engine="llmcompressor 0.14.0.1",
-        reason="The spec names method FP8.",
-        runtime="transformers 5.17.0 in float32 on cpu",
-        libraries=frozenset({"llmcompressor", "compressed-tensors", "torch"}),
         bits=8,
-        most_divergence=0.005,
-        format="compressed-tensors",
     ),
-    Run(
-        "INT4 by llmcompressor",
-        "llmcompressor",
-        {"method": "INT4"},
-        engine="llmcompressor 0.14.0.1",
-        reason="LLMCompressor does INT4 on a CPU: ",
-        runtime="transformers 5.17.0 in float32 on cpu",
-        libraries=frozenset({"llmcompressor", "compressed-tensors", "torch"}),
-        most_divergence=0.02,
-        format="compressed-tensors",
-    ),
-    Run(
-        "AWQ by llmcompressor",
-        "llmcompressor",
-        {
-            "method": "AWQ",
-            "awq": {"engine": "LLMCompressor"},
-            "calibration": {"samples": 8, "sequenceLength": 128},
-        },
-        engine="llmcompressor 0.14.0.1",
-        reason="The spec names engine LLMCompressor.",
-        runtime="transformers 5.17.0 in float32 on cpu",
-        libraries=frozenset({"llmcompressor", "compressed-tensors", "torch"}),
-        most_divergence=0.02,
-        format="compressed-tensors",
+    by_llmcompressor("FP8", "The spec names method FP8.", 0.005, bits=8),
+    by_llmcompressor("INT4", "LLMCompressor does INT4 on a CPU: ", 0.02),
+    by_llmcompressor(
+        "AWQ",
+        "The spec names engine LLMCompressor.",
+        0.02,
+        parameters={"awq": {"engine": "LLMCompressor"}, "calibration": CALIBRATION},
         calibration_tokens=8 * 128,
     ),
     Run(
@@ -201,19 +171,10 @@ def published(
     run: Run = request.param
     folder = tmp_path_factory.mktemp("published")
     gates = [{"metric": "PerplexityIncreasePercent", "max": "5"}]
-    path = _manifest(folder, **{"device": "CPU", "gates": gates, **run.spec})
+    path = manifest(folder, **{"device": "CPU", "gates": gates, **run.spec})
     code, report, error = kubequant(run.environment, path)
     assert code == 0, error
     return Published(run, next((folder / "out" / "tiny").iterdir()), report)
-
-
-def _manifest(folder: Path, **spec: Any) -> Path:
-    """Write a manifest without the member of the default method."""
-    path = manifest(folder, **spec)
-    content = yaml.safe_load(path.read_text())
-    del content["spec"]["gguf"]
-    path.write_text(yaml.safe_dump(content))
-    return path
 
 
 def test_the_report_says_who_did_it_and_why(published: Published) -> None:
@@ -308,7 +269,7 @@ def test_the_command_for_transformers_in_the_page_is_right_when_copied(
 
 
 def test_a_gpu_that_is_not_there_is_told_before_anything_is_fetched(tmp_path: Path) -> None:
-    path = _manifest(tmp_path, method="GPTQ", device="GPU")
+    path = manifest(tmp_path, method="GPTQ", device="GPU")
     code, report, _ = kubequant("llmcompressor", path)
 
     assert code == 10

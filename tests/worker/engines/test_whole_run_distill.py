@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-import yaml
 from tests.worker.engines.runs import kubequant, program
 from tests.worker.environments import interpreter, variables
 from tests.worker.methods.models import random_gpt2, random_llama
@@ -44,8 +43,8 @@ EVALUATION = {
 
 
 def written(folder: Path, name: str = "student", distill: Any = LEARNING, **spec: Any) -> Path:
-    """Write a manifest without the member of the default method."""
-    path = manifest(
+    """Write a manifest of method Distill."""
+    return manifest(
         folder,
         name,
         **{
@@ -57,10 +56,6 @@ def written(folder: Path, name: str = "student", distill: Any = LEARNING, **spec
             **spec,
         },
     )
-    content = yaml.safe_load(path.read_text())
-    del content["spec"]["gguf"]
-    path.write_text(yaml.safe_dump(content))
-    return path
 
 
 def detail(report: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 from tests.worker.engines.runs import kubequant
 from tests.worker.environments import interpreter, variables
 from tests.worker.run.commands import commands_of, typed
@@ -21,11 +20,8 @@ CALIBRATION = {"samples": 16, "sequenceLength": 256}
 
 
 def run(folder: Path, name: str, **spec: Any) -> tuple[int, dict[str, Any], str]:
-    """Run a manifest without the member of the default method."""
+    """Run a manifest of that name."""
     path = manifest(folder, name, device="CPU", **spec)
-    content = yaml.safe_load(path.read_text())
-    del content["spec"]["gguf"]
-    path.write_text(yaml.safe_dump(content))
     return kubequant("llmcompressor", path)
 
 

@@ -26,11 +26,7 @@ CALIBRATION = {"samples": 8, "sequenceLength": 128}
 
 def written(folder: Path, name: str, **spec: Any) -> Path:
     """Write a manifest of method TensorRT into `folder` and return it."""
-    path = manifest(folder, name, method="TensorRT", calibration=CALIBRATION, **spec)
-    content = yaml.safe_load(path.read_text())
-    del content["spec"]["gguf"]
-    path.write_text(yaml.safe_dump(content))
-    return path
+    return manifest(folder, name, method="TensorRT", calibration=CALIBRATION, **spec)
 
 
 def run(folder: Path, name: str, **spec: Any) -> tuple[int, dict[str, Any], str]:

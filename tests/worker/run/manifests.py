@@ -35,7 +35,10 @@ class Ended:
 
 
 def manifest(folder: Path, name: str = "tiny", **spec: Any) -> Path:
-    """Write a small, quick manifest into `folder`, with `spec` over its defaults, and return it."""
+    """Write a small, quick manifest into `folder`, with `spec` over its defaults, and return it.
+
+    The method's member is among the defaults for GGUF alone.
+    """
     content = {
         "apiVersion": "kubequant.dev/v1alpha1",
         "kind": "QuantizationJob",
@@ -58,6 +61,8 @@ def manifest(folder: Path, name: str = "tiny", **spec: Any) -> Path:
             **spec,
         },
     }
+    if content["spec"]["method"] != "GGUF" and "gguf" not in spec:
+        del content["spec"]["gguf"]
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(content))
     return path

@@ -20,8 +20,7 @@ def test_a_goal_becomes_on_a_laptop_what_it_becomes_in_a_cluster(
     # What the operator makes of each row is tested in tests/controller/test_status.py.
     goal = {"hardware": hardware, "priority": priority}
     nowhere = {"uri": f"file://{tmp_path / 'nowhere'}"}
-    path = manifest(tmp_path, method="Auto", goal=goal, gguf=None, model=nowhere)
-    path.write_text(path.read_text().replace("  gguf: null\n", ""))
+    path = manifest(tmp_path, method="Auto", goal=goal, model=nowhere)
 
     ended = kubequant("run", path, "--json")
 
@@ -41,10 +40,8 @@ def test_both_types_of_a_row_are_made_and_one_is_recommended_by_what_was_measure
         tmp_path,
         method="Auto",
         goal=goal,
-        gguf=None,
         evaluation={"perplexity": {"maxTokens": 1024}, "skip": ["Generations", "Performance"]},
     )
-    path.write_text(path.read_text().replace("  gguf: null\n", ""))
 
     ended = kubequant("run", path, "--json")
 

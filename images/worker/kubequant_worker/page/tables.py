@@ -271,10 +271,12 @@ def performance_table(report: RunReport) -> Table:
 
 def has_speed(report: RunReport) -> bool:
     """Return whether the speed of any variant was measured."""
-    return any(
-        one.performance_detail is not None or one.tokens_per_second is not None
-        for one in report.variants
-    )
+    return any(is_timed(one) for one in report.variants)
+
+
+def is_timed(variant: VariantReport) -> bool:
+    """Return whether the speed of this variant was measured."""
+    return variant.performance_detail is not None or variant.tokens_per_second is not None
 
 
 def _speed(name: str, one: OriginalReport | VariantReport, factor: str) -> tuple[str, ...]:

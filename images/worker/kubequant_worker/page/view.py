@@ -12,7 +12,7 @@ from urllib.parse import quote
 from kubequant.api.contract import Outcome
 from kubequant_worker import readable
 from kubequant_worker.page.difference import Marked, marked
-from kubequant_worker.page.tables import NOT_MEASURED, method_name, setting
+from kubequant_worker.page.tables import NOT_MEASURED, is_timed, method_name, setting
 from kubequant_worker.serving import served_variant
 
 if TYPE_CHECKING:
@@ -168,11 +168,7 @@ def performance_facts(report: RunReport) -> str:
 
 def untimed(report: RunReport) -> str:
     """Return a sentence on the models whose speed was not measured, "" where all were."""
-    names = [
-        one.name
-        for one in report.variants
-        if one.performance_detail is None and one.tokens_per_second is None
-    ]
+    names = [one.name for one in report.variants if not is_timed(one)]
     if not names:
         return ""
     timed = len(names) < len(report.variants) or performance_facts(report)

@@ -62,7 +62,6 @@ class FolderBackend:
         name = f".probe-{secrets.token_hex(4)}"
         tag = self.create(name, b"kubequant probes")
         self.remove(name, tag)
-        self._tidy()
         return Probe(conditional_writes=True, checksums=True)
 
     def read(self, name: str) -> Stored | None:
@@ -130,7 +129,7 @@ class FolderBackend:
         """Create an empty file in the staging folder; its name there is the token."""
         token = secrets.token_hex(16)
         with self._errors(f"beginning to write {name}"):
-            _made_in((self._root / STAGING / token), "xb").close()
+            _made_in(self._root / STAGING / token, "xb").close()
         return token
 
     def fill(
@@ -217,8 +216,7 @@ class FolderBackend:
     def _write_aside(self, body: bytes) -> Path:
         path = self._root / STAGING / secrets.token_hex(16)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as file:
+            with _made_in(path, "xb") as file:
                 file.write(body)
                 file.flush()
                 os.fsync(file.fileno())
