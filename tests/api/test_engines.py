@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 from tests.api.cases import SMALLEST
@@ -18,9 +18,12 @@ from kubequant.api.engines import (
     engine_choice,
 )
 from kubequant.api.resource import read_manifest
-from kubequant.api.spec import MEMBERS, Method, QuantizationJobSpec
+from kubequant.api.spec import MEMBERS, QuantizationJobSpec
 from kubequant.controller.catalog import IMAGES, ImageKey
 from kubequant_worker.methods import LIBRARIES, METHODS
+
+if TYPE_CHECKING:
+    from kubequant.api.enums import Method
 
 
 def spec(**fields: Any) -> QuantizationJobSpec:

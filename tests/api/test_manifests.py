@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from tests.api.cases import BAD, GOOD, REMOVED, SMALLEST, Bad, Good, merged
 
+from kubequant.api.enums import Device, Method
 from kubequant.api.problems import InvalidInputError, Problem
 from kubequant.api.resource import QuantizationJob, read_manifest
-from kubequant.api.spec import MEMBERS, Device, Method, QuantizationJobSpec
+from kubequant.api.spec import MEMBERS, QuantizationJobSpec
 
 
 def problems(manifest: object, *, local: bool = False) -> tuple[Problem, ...]:

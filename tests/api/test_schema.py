@@ -11,7 +11,8 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from kubequant.api.base import Model
 from kubequant.api.crd import custom_resource_definition
-from kubequant.api.evaluation import BENCHMARKED, MEASURED_BY, Measurement, Metric
+from kubequant.api.enums import Measurement, Metric
+from kubequant.api.evaluation import BENCHMARKED, MEASURED_BY
 from kubequant.api.schema import NotStructuralError, structural_schema
 from kubequant.api.status import Variant
 

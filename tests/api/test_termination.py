@@ -18,17 +18,15 @@ from tests.api.reports import REPORT
 
 from kubequant.api.contract import (
     LIMIT_BYTES,
-    ExitCode,
     Failure,
-    FailureReason,
     Generation,
-    Outcome,
     RunReport,
     TerminationMessageError,
     decode_termination,
     encode_termination,
     settings_of,
 )
+from kubequant.api.outcome import ExitCode, FailureReason, Outcome
 from kubequant.api.resource import read_manifest
 
 NUMBERS = st.none() | st.decimals(0, 9999, places=4).map(str)

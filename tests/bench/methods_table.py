@@ -24,7 +24,7 @@ from tests.bench.__main__ import machine
 from tests.worker.environments import interpreter, variables
 
 from kubequant.api.engines import engine_choice
-from kubequant.api.spec import Device, Method
+from kubequant.api.enums import Device, Method
 from kubequant.cli.manifests import find_jobs
 from kubequant.controller.catalog import IMAGES, ImageKey
 

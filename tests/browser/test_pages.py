@@ -9,8 +9,9 @@ from axe_playwright_python.sync_playwright import Axe
 from tests.page.hostile import hostile_report
 from tests.page.reports import METHODS, whole_report
 
-from kubequant.api.contract import ExitCode, Outcome, RunReport
-from kubequant.api.spec import Method
+from kubequant.api.contract import RunReport
+from kubequant.api.enums import Method
+from kubequant.api.outcome import ExitCode, Outcome
 from kubequant_worker.comparison import compare
 from kubequant_worker.page import comparison_page, report_page
 

@@ -14,7 +14,7 @@ from tests.page.reports import whole_report
 from typer.testing import CliRunner, Result
 
 from kubequant.api.contract import SCHEMA_VERSION, RunReport
-from kubequant.api.spec import Method
+from kubequant.api.enums import Method
 from kubequant.cli.app import app
 from kubequant.cli.tables import print_comparison, print_report
 from kubequant_worker.comparison import compare

@@ -6,7 +6,8 @@ import io
 
 from rich.console import Console
 
-from kubequant.api.contract import ExitCode, Failure, FailureReason, Outcome, RunReport
+from kubequant.api.contract import Failure, RunReport
+from kubequant.api.outcome import ExitCode, FailureReason, Outcome
 from kubequant.cli.tables import print_report
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.cluster.watched import acts, condition, digest_of, manifest
 from tests.controller.builders import failed, published
 
-from kubequant.api.contract import ExitCode, FailureReason
+from kubequant.api.outcome import ExitCode, FailureReason
 
 if TYPE_CHECKING:
     from tests.cluster.watched import Body, Namespace

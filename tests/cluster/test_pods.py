@@ -25,7 +25,7 @@ from tests.testbed.storage import client_for
 from tests.worker.run.gates import CASES, TASKS, of_metrics
 
 from kubequant.api.digest import run_digest
-from kubequant.api.evaluation import Metric
+from kubequant.api.enums import Metric
 from kubequant.api.resource import read_manifest
 from kubequant.controller.catalog import ImageKey
 

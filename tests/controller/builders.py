@@ -7,14 +7,8 @@ from typing import Any
 
 from tests.api.table import SMALLEST, flow, merged
 
-from kubequant.api.contract import (
-    ExitCode,
-    Failure,
-    FailureReason,
-    Outcome,
-    RunReport,
-    encode_termination,
-)
+from kubequant.api.contract import Failure, RunReport, encode_termination
+from kubequant.api.outcome import ExitCode, FailureReason, Outcome
 from kubequant.api.problems import parse
 from kubequant.controller.settings import Settings
 

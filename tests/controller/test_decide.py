@@ -10,7 +10,7 @@ import pytest
 from tests.controller.builders import SETTINGS, failed, published
 from tests.controller.world import World
 
-from kubequant.api.contract import ExitCode, FailureReason
+from kubequant.api.outcome import ExitCode, FailureReason
 from kubequant.controller.observe import Rejection
 
 Step = Callable[[World], object]

@@ -12,8 +12,8 @@ from tests.controller.builders import SETTINGS, START
 from tests.controller.golden import FOLDER, LISTED, SPECS, generated, order_of
 
 from kubequant.api.contract import RunRequest
+from kubequant.api.enums import Method
 from kubequant.api.pod import ResourceRequirements
-from kubequant.api.spec import Method
 from kubequant.controller.manifest import as_body, template_digest, worker_job
 
 ORDERS = {name: order_of(spec, LISTED) for name, spec in SPECS.items()}

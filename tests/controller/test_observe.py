@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.controller.builders import START, at, failed, published, resource_body
 from tests.controller.world import World
 
-from kubequant.api.contract import ExitCode, FailureReason
+from kubequant.api.outcome import ExitCode, FailureReason
 from kubequant.controller.failures import ADVICE, failure_of, worker_said
 from kubequant.controller.observe import observe, read_job, read_pod, read_resource
 from kubequant.controller.pods import PodState, PodView

@@ -6,7 +6,7 @@ import copy
 
 from tests.controller.world import World
 
-from kubequant.api.contract import ExitCode, FailureReason
+from kubequant.api.outcome import ExitCode, FailureReason
 
 
 def failed_world() -> World:

@@ -9,7 +9,7 @@ from tests.controller.builders import SETTINGS
 from tests.controller.served import No, Served, served
 from tests.controller.world import World
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant.controller.cluster import ApiError, Conflict, Refused, Unavailable
 
 if TYPE_CHECKING:

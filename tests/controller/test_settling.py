@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.controller.builders import SETTINGS, published
 from tests.controller.world import World
 
-from kubequant.api.contract import ExitCode, FailureReason
+from kubequant.api.outcome import ExitCode, FailureReason
 from kubequant.api.status import MAX_HISTORY, QuantizationJobStatus
 from kubequant.controller.observe import Rejection
 

@@ -9,9 +9,8 @@ import pytest
 from tests.controller.builders import START, failed
 from tests.controller.world import World
 
-from kubequant.api.contract import ExitCode, FailureReason
-from kubequant.api.outcome import Stage
-from kubequant.api.spec import Method
+from kubequant.api.enums import Method
+from kubequant.api.outcome import ExitCode, FailureReason, Stage
 from kubequant.api.status import EscalationStep, Failure, Phase
 from kubequant.controller.plan import DeleteResource, Plan
 

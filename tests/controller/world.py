@@ -29,7 +29,7 @@ from kubequant.controller.observe import (
 from kubequant.controller.plan import Action, CreateJob, DeleteJob, DeleteResource, Plan
 
 if TYPE_CHECKING:
-    from kubequant.api.contract import ExitCode, FailureReason
+    from kubequant.api.outcome import ExitCode, FailureReason
     from kubequant.api.status import Condition, QuantizationJobStatus
     from kubequant.controller.settings import Settings
 

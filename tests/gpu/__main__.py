@@ -23,7 +23,7 @@ from tests.gpu.document import Machine, Result, document
 from tests.gpu.memory import PeakMemory
 from tests.testbed.tools import cache_folder
 
-from kubequant.api.spec import Device
+from kubequant.api.enums import Device
 from kubequant_worker.methods.gpu import gpus
 
 ROOT = Path(__file__).parents[2]

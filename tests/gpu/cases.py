@@ -10,7 +10,8 @@ from typing import Any
 
 from kubequant.api.base import camel
 from kubequant.api.engines import ENGINES
-from kubequant.api.spec import MEMBERS, Device, Method
+from kubequant.api.enums import Device, Method
+from kubequant.api.spec import MEMBERS
 from kubequant.controller.catalog import IMAGES
 from kubequant_worker.methods import GUESTS, LIBRARIES
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.images.containers import USER, Mount
 
-from kubequant.api.contract import ExitCode, decode_termination
+from kubequant.api.contract import decode_termination
+from kubequant.api.outcome import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,9 @@ from tests.api.table import merged
 
 from kubequant.api.contract import RunReport, settings_of
 from kubequant.api.engines import ENGINES, ONNX_RUNTIME, TORCH_AO
+from kubequant.api.enums import Method
 from kubequant.api.problems import parse
 from kubequant.api.resource import read_manifest
-from kubequant.api.spec import Method
 
 SHA = "9f2c41aa" * 8
 METHODS = tuple(method for method in Method if method is not Method.AUTO)

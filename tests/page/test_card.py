@@ -13,9 +13,10 @@ from tests.api.reports import REPORT
 from tests.page.hostile import hostile_report
 from tests.page.reports import ENGINES_OF_METHODS, METHODS, whole_report
 
-from kubequant.api.contract import ExitCode, Outcome, RunReport
+from kubequant.api.contract import RunReport
 from kubequant.api.engines import ENGINES, ONNX_RUNTIME
-from kubequant.api.spec import Method
+from kubequant.api.enums import Method
+from kubequant.api.outcome import ExitCode, Outcome
 from kubequant_worker.card import model_card
 
 BARE = RunReport(digest="9f2c41aa", outcome=Outcome.PUBLISHED, exit_code=ExitCode.PUBLISHED)

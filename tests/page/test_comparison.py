@@ -8,7 +8,7 @@ import pytest
 from tests.page.documents import Document
 from tests.page.reports import SHA, whole_report
 
-from kubequant.api.spec import Method
+from kubequant.api.enums import Method
 from kubequant_worker.comparison import KL_DIVERGENCE, PERPLEXITY_CHANGE, as_json, compare
 from kubequant_worker.page import comparison_page
 

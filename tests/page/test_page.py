@@ -12,8 +12,9 @@ from tests.page.documents import Document
 from tests.page.hostile import SCRIPT, TEXTS, hostile_report
 from tests.page.reports import ENGINES_OF_METHODS, METHODS, whole_report
 
-from kubequant.api.contract import ExitCode, Failure, FailureReason, Outcome, RunReport
-from kubequant.api.spec import Method
+from kubequant.api.contract import Failure, RunReport
+from kubequant.api.enums import Method
+from kubequant.api.outcome import ExitCode, FailureReason, Outcome
 from kubequant_worker.page import report_page
 from kubequant_worker.page.gates import gates_table
 from kubequant_worker.page.tables import benchmarks_table

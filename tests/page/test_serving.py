@@ -10,7 +10,7 @@ from tests.page.hostile import QUOTES
 from tests.page.reports import ENGINES_OF_METHODS, METHODS, whole_report
 
 from kubequant.api.engines import ENGINES
-from kubequant.api.spec import Method
+from kubequant.api.enums import Method
 from kubequant_worker.serving import commands, served_variant
 
 

@@ -11,8 +11,8 @@ from tests.gpu.cases import CASES, Case
 from tests.gpu.document import NEVER, NOT_RUN, document
 
 from kubequant.api.engines import ENGINES, engine_choice
+from kubequant.api.enums import Device
 from kubequant.api.resource import read_manifest
-from kubequant.api.spec import Device
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "gpu-results.md"
 

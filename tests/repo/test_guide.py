@@ -13,8 +13,8 @@ import pytest
 
 from kubequant.api.auto import CHOICES
 from kubequant.api.engines import ENGINES
+from kubequant.api.enums import Method
 from kubequant.api.params import DEFAULT_GGUF_TYPES
-from kubequant.api.spec import Method
 from kubequant_worker.advice import WITHIN_PERCENT
 from kubequant_worker.expectations import EXPECTATIONS
 

@@ -14,7 +14,7 @@ from tests.bench.methods_table import MEASURED, engines
 
 from kubequant.api.auto import resolve
 from kubequant.api.engines import ENGINES, engine_choice
-from kubequant.api.spec import Device, Method
+from kubequant.api.enums import Device, Method
 from kubequant.api.summaries import SUMMARIES
 from kubequant.cli.manifests import find_jobs
 from kubequant.controller.catalog import IMAGES

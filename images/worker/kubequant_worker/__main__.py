@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from kubequant.api.contract import ExitCode, RunRequest
+from kubequant.api.contract import RunRequest
+from kubequant.api.outcome import ExitCode
 from kubequant.api.problems import InvalidInputError
 from kubequant_worker.layout import REQUEST_VARIABLE, Layout
 from kubequant_worker.supervisor import supervise, write_termination

@@ -8,12 +8,11 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.contract import Outcome
-from kubequant.api.evaluation import Metric
+from kubequant.api.enums import Device, Method, Metric
 from kubequant.api.fields import quantity_bytes
 from kubequant.api.gating import shown
+from kubequant.api.outcome import Outcome
 from kubequant.api.params import GGUFType
-from kubequant.api.spec import Device, Method
 from kubequant.api.tensorrt import GPU_PRODUCT_LABEL
 from kubequant_worker.advice_distill import distilled
 from kubequant_worker.expectations import expectation, is_surely_worse, rise_text, usual

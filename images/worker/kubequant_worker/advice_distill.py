@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.contract import Outcome
 from kubequant.api.gating import shown
+from kubequant.api.outcome import Outcome
 from kubequant_worker.expectations import rise_text
 
 if TYPE_CHECKING:

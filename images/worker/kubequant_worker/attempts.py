@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubequant.api.contract import Stage
-from kubequant.api.evaluation import OnGateFailure
+from kubequant.api.enums import OnGateFailure
 from kubequant.api.gating import gate_sentence, listed
+from kubequant.api.outcome import Stage
 from kubequant_worker import ladder
 from kubequant_worker.datasets import Role
 from kubequant_worker.errors import BadRequestError, GateFailedError

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from kubequant.api.engines import ENGINES
-from kubequant.api.spec import Method
+from kubequant.api.enums import Method
 from kubequant_worker.page.tables import method_name
 from kubequant_worker.serving import served_variant
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kubequant_worker.benchmarks.score import Pair
     from kubequant_worker.evaluation.performance import Performance
     from kubequant_worker.evaluation.perplexity import Comparison
-    from kubequant_worker.manifest import FileDigest
+    from kubequant_worker.file_digest import FileDigest
     from kubequant_worker.methods.distillation import Distillation
     from kubequant_worker.methods.sparsity import Sparsity
     from kubequant_worker.sources import FetchedModel

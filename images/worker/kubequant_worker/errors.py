@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from kubequant.api.contract import ExitCode, FailureReason
+from kubequant.api.outcome import ExitCode, FailureReason
 
 
 class WorkerError(Exception):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.evaluation import BENCHMARKED, Metric, OnGateFailure
+from kubequant.api.enums import Metric, OnGateFailure
+from kubequant.api.evaluation import BENCHMARKED
 from kubequant_worker import ladder
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kubequant.api.evaluation import Measurement
+from kubequant.api.enums import Measurement
 from kubequant_worker.benchmarks.score import pairs
 from kubequant_worker.datasets import Role, bundled_text
 from kubequant_worker.evaluation.baseline import baseline_digest, earlier_losses, taken_original

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kubequant.api.contract import Expectation
+from kubequant.api.enums import Method
 from kubequant.api.params import GGUFType
-from kubequant.api.spec import Method
 
 if TYPE_CHECKING:
     from kubequant.api.contract import VariantReport

@@ -22,8 +22,9 @@ from kubequant.api.engines import (
     TORCH,
     TORCH_AO,
 )
+from kubequant.api.enums import Method
 from kubequant.api.params import DistillParameters, GGUFType, PruneParameters
-from kubequant.api.spec import MEMBERS, Method
+from kubequant.api.spec import MEMBERS
 from kubequant_worker.methods.gguf_types import LEVELS
 
 if TYPE_CHECKING:

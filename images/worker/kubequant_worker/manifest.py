@@ -8,8 +8,6 @@ Only the document lives here; how it is written so that it is always true is sai
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -17,20 +15,12 @@ from pydantic import Field
 from kubequant.api.base import Model
 from kubequant.api.contract import EngineDetail
 from kubequant.api.fields import SHA256, ByteCount, RunDigest, ShortText
+from kubequant_worker.file_digest import FileDigest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MANIFEST_NAME = "manifest.json"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class FileDigest:
-    """One file by content: `path` relative to its folder, with '/' as the separator."""
-
-    path: str
-    size_bytes: int
-    sha256: str
 
 
 class ManifestFile(Model):
@@ -86,8 +76,3 @@ class Manifest(Model):
     def digests(self) -> tuple[FileDigest, ...]:
         """Return the files as values to compare, ordered by path."""
         return tuple(sorted(FileDigest(f.path, f.size, f.sha256) for f in self.files))
-
-
-def sha256_hex(content: bytes) -> str:
-    """Return the SHA-256 of `content` in hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kubequant_worker.manifest import FileDigest
+    from kubequant_worker.file_digest import FileDigest
 
 _DIGEST: Final = np.dtype("<u8")
 # Chinese and Japanese set no space after a full stop.

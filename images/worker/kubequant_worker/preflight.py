@@ -8,12 +8,12 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from kubequant.api.contract import FailureReason
 from kubequant.api.credentials import SECRET_FIELDS, secret_names
 from kubequant.api.engines import AUTO, ENGINES
+from kubequant.api.enums import Device, Method
 from kubequant.api.fields import quantity_bytes
+from kubequant.api.outcome import FailureReason
 from kubequant.api.pod import CREDENTIAL_NAMES
-from kubequant.api.spec import Device, Method
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError, UnavailableError
 from kubequant_worker.methods.gpu import gpus
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from kubequant.api.contract import Stage
+    from kubequant.api.outcome import Stage
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,10 @@ from kubequant.api.contract import (
     SCHEMA_VERSION,
     DatasetReport,
     EscalationStep,
-    ExitCode,
     Failure,
-    FailureReason,
     GateResult,
     Generation,
     OriginalReport,
-    Outcome,
     PerplexityDetail,
     Resolved,
     RunReport,
@@ -31,9 +28,10 @@ from kubequant.api.contract import (
     VariantReport,
     settings_of,
 )
-from kubequant.api.evaluation import Metric
+from kubequant.api.enums import Metric
 from kubequant.api.fields import decimal_text
 from kubequant.api.gating import listed
+from kubequant.api.outcome import ExitCode, FailureReason, Outcome
 from kubequant_worker.advice import advised
 from kubequant_worker.details import (
     benchmark_details,
@@ -54,14 +52,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from kubequant.api.contract import Artifact
-    from kubequant.api.spec import Method
+    from kubequant.api.enums import Method
     from kubequant_worker.benchmarks.score import Pair, Score
     from kubequant_worker.evaluation.gates import Numbers
     from kubequant_worker.evaluation.generations import SideBySide
     from kubequant_worker.evaluation.performance import Performance
     from kubequant_worker.evaluation.perplexity import Comparison, Perplexity
+    from kubequant_worker.file_digest import FileDigest
     from kubequant_worker.ladder import Rung
-    from kubequant_worker.manifest import FileDigest
     from kubequant_worker.methods import ProducedVariant
     from kubequant_worker.sources import FetchedModel
 

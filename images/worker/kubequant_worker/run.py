@@ -12,18 +12,10 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kubequant.api.contract import (
-    Artifact,
-    ExitCode,
-    Failure,
-    FailureReason,
-    Outcome,
-    RunReport,
-    Stage,
-    StageTiming,
-)
-from kubequant.api.evaluation import Measurement
+from kubequant.api.contract import Artifact, Failure, RunReport, StageTiming
+from kubequant.api.enums import Measurement
 from kubequant.api.fields import decimal_text
+from kubequant.api.outcome import ExitCode, FailureReason, Outcome, Stage
 from kubequant.api.problems import parse_json
 from kubequant_worker.attempts import Attempts, largest_needs, possible_courses
 from kubequant_worker.benchmarks.harness import MEMORY_BYTES as HARNESS_BYTES

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
-from kubequant.api.contract import ExitCode, Failure, FailureReason, RunReport, RunRequest
+from kubequant.api.contract import Failure, RunReport, RunRequest
+from kubequant.api.outcome import ExitCode, FailureReason
 from kubequant_worker import report_file
 from kubequant_worker.errors import InterruptedRunError, WorkerError
 from kubequant_worker.layout import QUIET_VARIABLE, REQUEST_VARIABLE, Layout

@@ -10,8 +10,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.contract import Outcome
-from kubequant.api.spec import Device, Method
+from kubequant.api.enums import Device, Method
+from kubequant.api.outcome import Outcome
 
 if TYPE_CHECKING:
     from kubequant.api.contract import RunReport, VariantReport

@@ -24,7 +24,7 @@ from rich.progress import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kubequant.api.contract import Stage
+    from kubequant.api.outcome import Stage
     from kubequant_worker.progress import Snapshot
 
 TENTHS = 10

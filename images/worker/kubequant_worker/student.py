@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kubequant.api.spec import Method
+from kubequant.api.enums import Method
 from kubequant_worker.methods import STUDENT
 from kubequant_worker.methods.student_layers import FIELD, cut_of, require_layers, student_bytes
 from kubequant_worker.methods.vocabulary import require_same_files

@@ -20,14 +20,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubequant.api.contract import (
-    LIMIT_BYTES,
-    ExitCode,
-    FailureReason,
-    RunReport,
-    RunRequest,
-    encode_termination,
-)
+from kubequant.api.contract import LIMIT_BYTES, RunReport, RunRequest, encode_termination
+from kubequant.api.outcome import ExitCode, FailureReason
 from kubequant_worker import report_file
 from kubequant_worker.layout import QUIET_VARIABLE, REQUEST_VARIABLE, Layout
 from kubequant_worker.record import failed_report

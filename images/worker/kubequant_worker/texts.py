@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from kubequant.api.contract import DatasetReport, FailureReason
+from kubequant.api.contract import DatasetReport
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.advice import DATASET_FIELDS
 from kubequant_worker.chat import chat_template
 from kubequant_worker.datasets import Role, bundled_text, read_dataset
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from kubequant.api.spec import Dataset
     from kubequant_worker.chat import ChatTemplate
     from kubequant_worker.datasets import TextSet
+    from kubequant_worker.file_digest import FileDigest
     from kubequant_worker.layout import Layout
-    from kubequant_worker.manifest import FileDigest
 
 # No language packs more text into a token than this; reading stops once maxTokens are sure.
 CHARACTERS_PER_TOKEN = 16

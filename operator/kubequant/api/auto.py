@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from kubequant.api.enums import Method
 from kubequant.api.params import (
     AWQParameters,
     GGUFParameters,
@@ -16,7 +17,7 @@ from kubequant.api.params import (
     INT8Parameters,
     MethodParameters,
 )
-from kubequant.api.spec import MEMBERS, Method
+from kubequant.api.spec import MEMBERS
 
 if TYPE_CHECKING:
     from kubequant.api.spec import QuantizationJobSpec

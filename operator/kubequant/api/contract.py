@@ -26,7 +26,7 @@ from kubequant.api.details import (
     UntrainedStudent,
 )
 from kubequant.api.fields import ObjectName, RunDigest, Sentence
-from kubequant.api.outcome import ExitCode, FailureReason, Outcome, Stage
+from kubequant.api.outcome import Stage
 from kubequant.api.problems import parse_json
 from kubequant.api.report import (
     GPU,
@@ -77,16 +77,13 @@ __all__ = [
     "EngineDetail",
     "Environment",
     "EscalationStep",
-    "ExitCode",
     "Expectation",
     "Failure",
-    "FailureReason",
     "GateResult",
     "Generation",
     "Library",
     "ModuleSparsity",
     "OriginalReport",
-    "Outcome",
     "PerformanceDetail",
     "PerplexityDetail",
     "ProgressMessage",
@@ -97,7 +94,6 @@ __all__ = [
     "SourceCard",
     "SourceReport",
     "SparsityDetail",
-    "Stage",
     "StageTiming",
     "TerminationMessageError",
     "TrainingPoint",

@@ -21,13 +21,14 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from kubequant.api.enums import Method
 from kubequant.api.evaluation import Performance
 from kubequant.api.fields import DECIMAL, plain_decimal
-from kubequant.api.spec import Method, QuantizationJobSpec
 
 if TYPE_CHECKING:
     from kubequant.api.data import Dataset, ModelSource, Output, TaskFiles
     from kubequant.api.evaluation import Evaluation, Gate
+    from kubequant.api.spec import QuantizationJobSpec
     from kubequant.api.student import Student
 
 _DECIMAL: Final = re.compile(DECIMAL)

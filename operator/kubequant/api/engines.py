@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.spec import Device, Method
+from kubequant.api.enums import Device, Method
 
 if TYPE_CHECKING:
     from collections.abc import Container

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from kubequant.api.base import Model, Pattern, Rule
 from kubequant.api.data import Dataset, TaskFiles
+from kubequant.api.enums import Measurement, Metric
 from kubequant.api.fields import DecimalText
 from kubequant.api.params import GGUFType
 
@@ -16,37 +16,11 @@ SequenceLength = Annotated[StrictInt, Field(ge=16, le=1_048_576)]
 Seed = Annotated[StrictInt, Field(ge=0, le=4_294_967_295)]
 
 
-class Measurement(StrEnum):
-    """What is measured unless `evaluation.skip` names it."""
-
-    PERPLEXITY = "Perplexity"
-    GENERATIONS = "Generations"
-    PERFORMANCE = "Performance"
-
-
 TaskName = Annotated[
     StrictStr,
     Field(min_length=1, max_length=128),
     Pattern("[A-Za-z0-9][-A-Za-z0-9_.]*", "the name of a task, like hellaswag"),
 ]
-
-
-class Metric(StrEnum):
-    """What a gate can hold: the numbers of status.variants, their fields in CamelCase."""
-
-    SIZE_BYTES = "SizeBytes"
-    SIZE_REDUCTION_PERCENT = "SizeReductionPercent"
-    PERPLEXITY = "Perplexity"
-    PERPLEXITY_INCREASE_PERCENT = "PerplexityIncreasePercent"
-    MEAN_KL_DIVERGENCE = "MeanKLDivergence"
-    TOP_TOKEN_AGREEMENT_PERCENT = "TopTokenAgreementPercent"  # noqa: S105 - tokens of text
-    TOKENS_PER_SECOND = "TokensPerSecond"
-    SPEEDUP = "Speedup"
-    PEAK_MEMORY_BYTES = "PeakMemoryBytes"
-    BENCHMARK_SCORE = "BenchmarkScore"
-    """The variant's value of the task that the gate names."""
-    BENCHMARK_CHANGE = "BenchmarkChange"
-    """By how much the variant's value is better than the original's; negative where it is worse."""
 
 
 BENCHMARKED = frozenset({Metric.BENCHMARK_SCORE, Metric.BENCHMARK_CHANGE})
@@ -62,14 +36,6 @@ MEASURED_BY = {
     Metric.PEAK_MEMORY_BYTES: Measurement.PERFORMANCE,
 }
 """Which measurement gives a metric; sizes are always known."""
-
-
-class OnGateFailure(StrEnum):
-    """What happens to a run whose gates do not hold."""
-
-    FAIL = "Fail"
-    PUBLISH = "Publish"
-    ESCALATE = "Escalate"
 
 
 class Calibration(Model):

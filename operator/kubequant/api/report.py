@@ -21,6 +21,7 @@ from kubequant.api.details import (
     PerplexityDetail,
     SparsityDetail,
 )
+from kubequant.api.enums import Method
 from kubequant.api.fields import (
     SHA256,
     AnyURI,
@@ -33,7 +34,7 @@ from kubequant.api.fields import (
 from kubequant.api.outcome import ExitCode, Outcome, Stage
 from kubequant.api.params import DistillParameters, MethodParameters
 from kubequant.api.pod import Pod
-from kubequant.api.spec import MEMBERS, Method, QuantizationJobSpec
+from kubequant.api.spec import MEMBERS, QuantizationJobSpec
 from kubequant.api.status import (
     MAX_VARIANTS,
     Artifact,

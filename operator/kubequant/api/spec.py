@@ -11,8 +11,9 @@ from typing import Annotated, ClassVar, Final
 from pydantic import Field, StrictBool, StrictInt
 
 from kubequant.api.base import Model, Rule, camel
-from kubequant.api.choices import Device, Goal, Memory, Method, Offload
+from kubequant.api.choices import Goal, Memory
 from kubequant.api.data import Dataset, ModelSource, Output, OutputS3Options, S3Options, SecretRef
+from kubequant.api.enums import Device, Measurement, Method, OnGateFailure
 from kubequant.api.evaluation import (
     MEASURED_BY,
     Benchmark,
@@ -20,9 +21,6 @@ from kubequant.api.evaluation import (
     Evaluation,
     Gate,
     Generations,
-    Measurement,
-    Metric,
-    OnGateFailure,
     Performance,
     PerplexityEvaluation,
 )
@@ -47,18 +45,12 @@ __all__ = [
     "Benchmark",
     "Calibration",
     "Dataset",
-    "Device",
     "Evaluation",
     "Gate",
     "Generations",
     "Goal",
-    "Measurement",
     "Memory",
-    "Method",
-    "Metric",
     "ModelSource",
-    "Offload",
-    "OnGateFailure",
     "Output",
     "OutputS3Options",
     "Performance",

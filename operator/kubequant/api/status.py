@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from kubequant.api.base import Model
+from kubequant.api.enums import Device, Method
 from kubequant.api.fields import (
     SHA256,
     AnyURI,
@@ -24,7 +25,6 @@ from kubequant.api.fields import (
     ShortText,
 )
 from kubequant.api.outcome import FailureReason, Stage
-from kubequant.api.spec import Device, Method
 
 Count = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
 Percent = Annotated[StrictInt, Field(ge=0, le=100)]

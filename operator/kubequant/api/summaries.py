@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kubequant.api.spec import Method
+from kubequant.api.enums import Method
 
 SUMMARIES: Final[dict[Method, str]] = {
     Method.GGUF: "one file per llama.cpp level, Q2_K to Q8_0, with or without importance matrix",

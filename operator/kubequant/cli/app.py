@@ -16,7 +16,8 @@ import typer
 from rich.console import Console
 
 from kubequant import __version__
-from kubequant.api.contract import SCHEMA_VERSION, ExitCode, RunReport
+from kubequant.api.contract import SCHEMA_VERSION, RunReport
+from kubequant.api.outcome import ExitCode
 from kubequant.cli.local import LocalRunError, run_locally, select_job
 from kubequant.cli.manifests import find_jobs, manifest_files
 from kubequant.cli.reports import ReportError, read_report

@@ -8,17 +8,20 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kubequant.api.auto import resolve
 from kubequant.api.base import LOCAL
-from kubequant.api.contract import ExitCode, RunReport, RunRequest
+from kubequant.api.contract import RunReport, RunRequest
 from kubequant.api.digest import run_digest
 from kubequant.api.problems import InvalidInputError, parse
 from kubequant.api.resource import QuantizationJob
 from kubequant.cli.manifests import find_jobs
 from kubequant_worker.layout import Layout
 from kubequant_worker.supervisor import supervise
+
+if TYPE_CHECKING:
+    from kubequant.api.outcome import ExitCode
 
 FILE_SCHEME = "file://"
 DEFAULT_NAMESPACE = "default"

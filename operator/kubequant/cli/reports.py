@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kubequant.api.contract import ExitCode, RunReport
+from kubequant.api.contract import RunReport
 from kubequant.api.data import OutputS3Options
+from kubequant.api.outcome import ExitCode
 from kubequant.api.problems import InvalidInputError, parse_json
 from kubequant_worker.errors import WorkerError
 from kubequant_worker.stores import Place, open_artifact

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from kubequant.api.contract import Outcome
+from kubequant.api.outcome import Outcome
 from kubequant_worker import readable
 from kubequant_worker.page import tables as shared
 from kubequant_worker.page.gates import gates_table

@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from kubequant.api.auto import Resolution, resolve
-from kubequant.api.contract import FailureReason
 from kubequant.api.digest import run_digest
+from kubequant.api.outcome import FailureReason
 from kubequant.api.status import ConditionType, Resolved, Run
 from kubequant.controller import history, names, permissions
 from kubequant.controller.catalog import entry_for

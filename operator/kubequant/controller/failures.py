@@ -10,14 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.contract import (
-    ExitCode,
-    Failure,
-    FailureReason,
-    RunReport,
-    TerminationMessageError,
-    decode_termination,
-)
+from kubequant.api.contract import Failure, RunReport, TerminationMessageError, decode_termination
+from kubequant.api.outcome import ExitCode, FailureReason
 from kubequant.controller.conditions import shortened
 from kubequant.controller.manifest import ENDS_THE_JOB
 

@@ -33,11 +33,13 @@ from kubernetes.aio.client import (
     V1Toleration,
 )
 
-from kubequant.api.contract import ExitCode, RunRequest, settings_of
+from kubequant.api.contract import RunRequest, settings_of
+from kubequant.api.enums import Device
 from kubequant.api.fields import quantity_bytes
+from kubequant.api.outcome import ExitCode
 from kubequant.api.pod import GPU
 from kubequant.api.resource import API_VERSION, KIND
-from kubequant.api.spec import Device, QuantizationJobSpec
+from kubequant.api.spec import QuantizationJobSpec
 from kubequant.api.tensorrt import GPU_PRODUCT_LABEL
 from kubequant.controller import names
 from kubequant.controller.volumes import SCRATCH, volumes_and_mounts

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kubernetes.aio.client import V1ContainerState, V1Pod, V1PodCondition, V1PodStatus
 
-from kubequant.api.contract import ExitCode
+from kubequant.api.outcome import ExitCode
 from kubequant.controller import names
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from tests.worker.engines.modelopt_cases import garble
 
 from kubequant.api.contract import RunRequest
 from kubequant.api.engines import MODEL_OPT
+from kubequant.api.enums import Method
 from kubequant.api.resource import read_manifest
-from kubequant.api.spec import Method
 from kubequant_worker.layout import Layout
 from kubequant_worker.methods import METHODS, ProducedVariant
 from kubequant_worker.methods.tensorrt import ModelOptTensorRT

@@ -13,7 +13,7 @@ from tests.worker.engines.runs import kubequant
 from tests.worker.run.gates import CASES, FAILS, HOLDS, TASKS, GateCase, of_metrics
 from tests.worker.run.manifests import files_below, manifest
 
-from kubequant.api.evaluation import Metric
+from kubequant.api.enums import Metric
 
 if TYPE_CHECKING:
     from pathlib import Path

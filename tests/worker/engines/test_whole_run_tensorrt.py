@@ -16,7 +16,7 @@ from tests.worker.engines.runs import kubequant, program
 from tests.worker.run.documents import assert_documents_are_sound
 from tests.worker.run.manifests import files_below, manifest
 
-from kubequant.api.contract import ExitCode
+from kubequant.api.outcome import ExitCode
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -27,7 +27,7 @@ from kubequant_worker.evaluation.perplexity import (
     measure_variant,
     windows,
 )
-from kubequant_worker.manifest import FileDigest
+from kubequant_worker.file_digest import FileDigest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant.api.spec import Dataset
 from kubequant_worker.chat import ChatTemplate, chat_template
 from kubequant_worker.datasets import (

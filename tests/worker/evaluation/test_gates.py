@@ -6,8 +6,9 @@ import pytest
 from tests.worker.evaluation.meters import Recorder
 
 from kubequant.api.contract import VariantReport
+from kubequant.api.enums import Metric
 from kubequant.api.gating import gate_sentence, listed
-from kubequant.api.spec import Gate, Metric
+from kubequant.api.spec import Gate
 from kubequant_worker.evaluation.estimates import estimates
 from kubequant_worker.evaluation.gates import Candidate, Estimate, gate_results
 from kubequant_worker.evaluation.meter import Portion

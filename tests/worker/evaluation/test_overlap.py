@@ -10,7 +10,8 @@ import pytest
 from tests.worker.methods.models import TINY
 
 from kubequant.api.base import LOCAL
-from kubequant.api.contract import FailureReason, RunRequest
+from kubequant.api.contract import RunRequest
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.layout import Layout
 from kubequant_worker.texts import Texts

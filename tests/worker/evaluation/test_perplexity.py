@@ -14,7 +14,7 @@ from scipy.special import log_softmax, rel_entr
 from tests.worker.evaluation.meters import Recorder
 from tests.worker.evaluation.runtimes import Table
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.perplexity import (
     KEPT_TOKENS,

@@ -51,6 +51,20 @@ def test_a_failure_in_the_child_brings_its_traceback(engine: LlamaEngine) -> Non
         engine.child.call("generate", ["x"], 5)
 
 
+@pytest.mark.parametrize(
+    "program", ["gguf_engine", "gguf_convert", "engine_child", "transformers_child"]
+)
+def test_a_child_starts_without_the_models_of_the_api(program: str) -> None:
+    imported = f"import sys, kubequant_worker.methods.{program}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", imported], check=True, capture_output=True, text=True
+    )
+    names = done.stdout.split()
+    assert "kubequant_worker.methods.child" in names
+    assert "kubequant.api.enums" in names
+    assert not {"pydantic", "kubequant.api.contract"} & set(names)
+
+
 def test_no_secret_reaches_the_child(engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "KUBEQUANT_RUN"):
         monkeypatch.setenv(name, "made-up-secret")

@@ -163,7 +163,7 @@ def test_only_a_whole_state_of_the_same_work_is_gone_on_from(tmp_path: Path) -> 
 
 def test_what_a_training_computes_from_names_it(tmp_path: Path) -> None:
     from kubequant.api.params import DistillParameters  # noqa: PLC0415 - beside its only use
-    from kubequant_worker.manifest import FileDigest  # noqa: PLC0415 - as above
+    from kubequant_worker.file_digest import FileDigest  # noqa: PLC0415 - as above
 
     samples = tmp_path / "samples.npy"
     np.save(samples, np.arange(8, dtype=np.int32))

@@ -24,9 +24,9 @@ from tests.worker.methods.conftest import (
 from tests.worker.methods.damage import swapped, zeroed
 from tests.worker.methods.models import random_llama, random_mixtral
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.enums import Device, Method
+from kubequant.api.outcome import FailureReason
 from kubequant.api.params import GGUFType
-from kubequant.api.spec import Device, Method
 from kubequant_worker.datasets import Role, bundled_text, text_set
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.perplexity import (

@@ -11,7 +11,7 @@ import pytest
 from tests.worker.methods.conftest import TINY, Counter, workspace
 from tests.worker.methods.models import TOKENIZER, changed_config, random_gpt2
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods.gguf import GGUFQuantizer
 from kubequant_worker.methods.gguf_convert import Converter

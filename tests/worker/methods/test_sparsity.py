@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.details import MOST_MODULES, sparsity_detail
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import sparsity

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from tests.worker.methods.conftest import Counter
 
-from kubequant.api.contract import EngineDetail, FailureReason
+from kubequant.api.contract import EngineDetail
+from kubequant.api.outcome import FailureReason
 from kubequant.api.tensorrt import TensorRTParameters
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
-from kubequant_worker.manifest import FileDigest, Manifest
+from kubequant_worker.file_digest import FileDigest
+from kubequant_worker.manifest import Manifest
 from kubequant_worker.methods.child import ChildFailedError
 from kubequant_worker.methods.gpu import GPU
 from kubequant_worker.methods.tensorrt_engine import (

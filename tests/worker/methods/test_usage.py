@@ -11,10 +11,11 @@ import pytest
 from tests.worker.methods.conftest import gguf_spec
 
 from kubequant.api.engines import ENGINES
-from kubequant.api.spec import MEMBERS, Method
+from kubequant.api.spec import MEMBERS
 from kubequant_worker.methods import METHODS, ProducedVariant, Workspace
 
 if TYPE_CHECKING:
+    from kubequant.api.enums import Method
     from kubequant.api.status import Usage
 
 

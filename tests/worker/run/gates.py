@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubequant.api.evaluation import BENCHMARKED, Metric
+from kubequant.api.enums import Metric
+from kubequant.api.evaluation import BENCHMARKED
 
 TASKS = Path(__file__).parents[1] / "benchmarks" / "tasks"
 TASK = "python_words"

@@ -9,8 +9,8 @@ import pytest
 from tests.page.reports import ENGINE
 
 from kubequant.api.contract import RunReport, Usage
+from kubequant.api.enums import Method
 from kubequant.api.problems import parse
-from kubequant.api.spec import Method
 from kubequant_worker.advice import FEW_BITS, INSTEAD, advised, recommendations
 from kubequant_worker.expectations import EXPECTATIONS, expectation
 

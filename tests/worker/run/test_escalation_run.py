@@ -16,10 +16,11 @@ import yaml
 from tests.worker.methods.damage import swapped, zeroed
 from tests.worker.run.manifests import Ended, command, environment, files_below, kubequant, manifest
 
-from kubequant.api.contract import ExitCode, RunRequest
+from kubequant.api.contract import RunRequest
 from kubequant.api.engines import LLAMA_CPP
+from kubequant.api.enums import Method
+from kubequant.api.outcome import ExitCode
 from kubequant.api.resource import read_manifest
-from kubequant.api.spec import Method
 from kubequant_worker.layout import Layout
 from kubequant_worker.methods import METHODS, ProducedVariant
 from kubequant_worker.methods.gguf import GGUFQuantizer

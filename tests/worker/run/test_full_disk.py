@@ -12,7 +12,8 @@ import pytest
 import yaml
 from tests.worker.run.manifests import TINY, environment, manifest
 
-from kubequant.api.contract import FailureReason, decode_termination
+from kubequant.api.contract import decode_termination
+from kubequant.api.outcome import FailureReason
 from kubequant.api.resource import read_manifest
 from kubequant_worker.methods.gguf import GGUFQuantizer
 from kubequant_worker.report_file import RESERVED_BYTES

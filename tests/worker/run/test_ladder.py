@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.api.cases import SMALLEST
@@ -12,10 +12,13 @@ from kubequant.api.contract import GateResult
 from kubequant.api.engines import ENGINES
 from kubequant.api.params import GGUFType
 from kubequant.api.resource import read_manifest
-from kubequant.api.spec import MEMBERS, Method, QuantizationJobSpec
+from kubequant.api.spec import MEMBERS, QuantizationJobSpec
 from kubequant_worker import ladder
 from kubequant_worker.escalation import Escalation, may_help
 from kubequant_worker.methods.gguf_types import FULL_PRECISION, LEVELS
+
+if TYPE_CHECKING:
+    from kubequant.api.enums import Method
 
 EVERYTHING = frozenset({"LlamaCpp", *(engine for engine, _, _ in ladder.LADDERS)})
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.api.cases import SMALLEST
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant.api.resource import read_manifest
 from kubequant.api.spec import Memory
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError, UnavailableError

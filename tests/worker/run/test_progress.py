@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from kubequant.api.contract import Stage
+from kubequant.api.outcome import Stage
 from kubequant_worker.evaluation.meter import Portion
 from kubequant_worker.progress import Progress, Snapshot
 from kubequant_worker.redaction import Redactor

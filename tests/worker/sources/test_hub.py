@@ -12,8 +12,8 @@ from huggingface_hub._local_folder import get_local_download_paths
 from huggingface_hub.constants import DOWNLOAD_CHUNK_SIZE
 from tests.worker.hostile import good_model, good_weights, safetensors, tensor
 
-from kubequant.api.contract import ExitCode, FailureReason, Stage
 from kubequant.api.data import Dataset, ModelSource
+from kubequant.api.outcome import ExitCode, FailureReason, Stage
 from kubequant_worker.errors import AccessError, BadRequestError, UnavailableError, WorkerError
 from kubequant_worker.progress import Progress, Snapshot
 from kubequant_worker.sources import fetch_dataset, fetch_model, inspect_model

@@ -10,7 +10,7 @@ from tests.api.table import merged
 from tests.page.reports import whole_report
 
 from kubequant.api.contract import EarlierStep
-from kubequant.api.spec import Method
+from kubequant.api.enums import Method
 from kubequant_worker.provenance import statement
 from kubequant_worker.sources.lineage import LARGEST_BYTES, PROVENANCE, earlier_steps
 

@@ -19,8 +19,8 @@ from tests.worker.hostile import (
     write,
 )
 
-from kubequant.api.contract import FailureReason
 from kubequant.api.data import ModelSource
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import AccessError, BadRequestError
 from kubequant_worker.sources import fetch_model, inspect_model
 from kubequant_worker.sources.leftovers import bytes_there

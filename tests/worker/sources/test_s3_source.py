@@ -20,8 +20,8 @@ from tests.testbed.storage import write_credentials
 from tests.worker.hostile import good_model, safetensors, tensor
 from tests.worker.stores.places import SHORT
 
-from kubequant.api.contract import ExitCode, FailureReason
 from kubequant.api.data import Dataset, ModelSource
+from kubequant.api.outcome import ExitCode, FailureReason
 from kubequant_worker.errors import AccessError, BadRequestError, UnavailableError, WorkerError
 from kubequant_worker.sources import fetch_dataset, fetch_model, inspect_model
 from kubequant_worker.sources import s3 as s3_module

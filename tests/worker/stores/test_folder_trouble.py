@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.worker.stores.places import DIGEST, NAME, folder_store
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import AccessError, BadRequestError, UnavailableError
 from kubequant_worker.stores import Place, open_store
 from kubequant_worker.stores.folder import FolderBackend

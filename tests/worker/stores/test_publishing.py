@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.worker.stores.places import DIGEST, NAME, PREFIX, folder_store, s3_store
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import UnavailableError
 from kubequant_worker.manifest import Manifest
 from kubequant_worker.stores import AlreadyPublishedError, Store

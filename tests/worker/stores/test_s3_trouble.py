@@ -17,8 +17,8 @@ from tests.testbed.processes import add_account
 from tests.testbed.storage import write_credentials
 from tests.worker.stores.places import DIGEST, NAME, PREFIX, SHORT, s3_store
 
-from kubequant.api.contract import ExitCode, FailureReason
 from kubequant.api.data import OutputS3Options
+from kubequant.api.outcome import ExitCode, FailureReason
 from kubequant_worker.errors import AccessError, UnavailableError, WorkerError
 from kubequant_worker.manifest import Manifest
 from kubequant_worker.stores import Place, Store, Timing, open_store

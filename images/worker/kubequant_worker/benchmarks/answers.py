@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 
 if TYPE_CHECKING:

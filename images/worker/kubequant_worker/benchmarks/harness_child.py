@@ -28,7 +28,7 @@ from lm_eval.tasks._index import Entry, Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 from requests import RequestException
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.benchmarks.score import scores
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods.child import Parent, serve

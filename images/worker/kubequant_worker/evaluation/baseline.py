@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kubequant_worker.evaluation.meter import Meter
     from kubequant_worker.evaluation.perplexity import FloatArray, Perplexity
     from kubequant_worker.evaluation.runtime import Runtime
-    from kubequant_worker.manifest import FileDigest
+    from kubequant_worker.file_digest import FileDigest
 
 MOST_WINDOWS: Final = 4096
 """A report keeps the losses of so many windows; with more, every run measures its original."""

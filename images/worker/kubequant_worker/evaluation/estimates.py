@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.evaluation import BENCHMARKED, Metric
+from kubequant.api.enums import Metric
+from kubequant.api.evaluation import BENCHMARKED
 from kubequant_worker.evaluation.gates import Estimate
 
 if TYPE_CHECKING:

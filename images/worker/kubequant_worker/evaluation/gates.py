@@ -16,7 +16,8 @@ from kubequant.api.fields import decimal_text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kubequant.api.spec import Gate, Metric
+    from kubequant.api.enums import Metric
+    from kubequant.api.spec import Gate
 
 # A verdict stands beyond its error where the number is so many standard errors from the bound.
 SURE_ERRORS = 2

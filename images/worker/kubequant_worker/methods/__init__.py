@@ -12,7 +12,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol, Self, cast
 
-from kubequant.api.contract import FailureReason
 from kubequant.api.engines import (
     ACCELERATE,
     AUTO,
@@ -31,7 +30,8 @@ from kubequant.api.engines import (
     candidates,
     engine_choice,
 )
-from kubequant.api.spec import Method
+from kubequant.api.enums import Method
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from auto_round.algorithms.quantization.sign_round.config import SignRoundConfig
 from auto_round.algorithms.quantization.sign_round.quantizer import SignRoundQuantizer
 from auto_round.export.export_to_llmcompressor.export import save_quantized_as_llmcompressor
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.engine_child import (

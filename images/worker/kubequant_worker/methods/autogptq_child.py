@@ -16,8 +16,8 @@ from auto_gptq.modeling import _base as engine
 from auto_gptq.modeling.auto import GPTQ_CAUSAL_LM_MODEL_MAP
 from torch import nn
 
-from kubequant.api.contract import FailureReason
 from kubequant.api.engines import AUTO_GPTQ
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods.engine_child import serve_engine
 from kubequant_worker.methods.legacy_child import LegacyWork, Task, modules_in

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from kubequant.api.enums import Device, Offload
 from kubequant.api.fields import quantity_bytes
-from kubequant.api.spec import Device, Offload
 
 if TYPE_CHECKING:
     from kubequant.api.choices import Memory

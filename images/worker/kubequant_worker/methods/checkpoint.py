@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from kubequant.api.spec import Device, Offload
+from kubequant.api.enums import Device, Offload
 from kubequant.api.status import Usage
 from kubequant_worker.datasets import calibration_samples
 from kubequant_worker.evaluation.perplexity import KEPT_TOKENS

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.sources.model_folder import INDEXES
 from kubequant_worker.sources.safetensors_header import HeaderError, read_header

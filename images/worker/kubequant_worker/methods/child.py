@@ -24,7 +24,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
 from kubequant_worker.parent import die_with
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 import numpy as np
 
+from kubequant.api.enums import Device, Offload
 from kubequant.api.fields import quantity_bytes
-from kubequant.api.spec import Device, Offload
 from kubequant_worker.errors import BadRequestError, InterruptedRunError, WorkerError
 from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import STUDENT, Baseline, Needs

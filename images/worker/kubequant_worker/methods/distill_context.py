@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.evaluation import Measurement
+from kubequant.api.enums import Measurement
 from kubequant_worker.errors import BadRequestError
 
 if TYPE_CHECKING:

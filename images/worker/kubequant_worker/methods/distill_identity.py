@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kubequant.api.params import DistillParameters
-    from kubequant_worker.manifest import FileDigest
+    from kubequant_worker.file_digest import FileDigest
 
 IDENTITY: Final = "identity"
 # Raised where a checkpoint of an earlier version would be read wrongly.

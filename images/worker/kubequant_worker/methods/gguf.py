@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant.api.params import GGUFParameters, GGUFType
 from kubequant.api.status import Usage
 from kubequant_worker.errors import BadRequestError

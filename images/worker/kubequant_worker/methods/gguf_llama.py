@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.runtime import FloatRows, Generation, Stops, TokenArray
 from kubequant_worker.methods.gguf_context import Batch, Context, Piece, batch_tokens

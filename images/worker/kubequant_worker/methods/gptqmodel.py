@@ -10,8 +10,8 @@ from abc import abstractmethod
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from kubequant.api.enums import Offload
 from kubequant.api.fields import quantity_bytes
-from kubequant.api.spec import Offload
 from kubequant_worker.methods.engine import EngineQuantizer, calibration_note
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from gptqmodel.utils.model import (
     get_layers_with_prefixes,
 )
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.engine_child import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.enums import Offload
 from kubequant.api.fields import quantity_bytes
+from kubequant.api.outcome import FailureReason
 from kubequant.api.params import INT4Parameters
-from kubequant.api.spec import Offload
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.meter import Portion
 from kubequant_worker.methods.engine import EngineQuantizer, calibration_note

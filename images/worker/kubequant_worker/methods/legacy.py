@@ -11,8 +11,8 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from kubequant.api.enums import Offload
 from kubequant.api.fields import quantity_bytes
-from kubequant.api.spec import Offload
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.meter import Portion
 from kubequant_worker.methods.engine import EngineQuantizer, calibration_note

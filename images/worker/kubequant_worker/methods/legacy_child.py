@@ -18,7 +18,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from torch import nn
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.engine_child import (

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kubequant.api.spec import Device, Offload
+from kubequant.api.enums import Device, Offload
 from kubequant_worker.evaluation.meter import Portion
 from kubequant_worker.methods.engine import EngineQuantizer, calibration_note
 

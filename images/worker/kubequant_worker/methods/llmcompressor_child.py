@@ -28,7 +28,7 @@ from llmcompressor.pipelines.cache import IntermediatesCache
 from llmcompressor.pipelines.sequential import pipeline as sequential
 from torch.utils.data import DataLoader
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import older_transformers, prune_modules, remote_code
 from kubequant_worker.methods.engine_child import (

@@ -20,7 +20,7 @@ from modelopt.torch.export import (
     get_model_type,
 )
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.engine_child import (

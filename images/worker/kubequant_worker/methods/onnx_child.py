@@ -14,7 +14,7 @@ import onnxruntime
 import torch
 from transformers import AutoConfig, GenerationConfig
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods.transformers_child import Engine, main
 from kubequant_worker.methods.transformers_model import CheckpointModel

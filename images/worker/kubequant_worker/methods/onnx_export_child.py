@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from transformers.exporters.configs import OnnxConfig
 from transformers.exporters.exporter_onnx import OnnxExporter
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import onnx_graph, remote_code
 from kubequant_worker.methods.child import Parent, serve

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
 
-from kubequant.api.spec import Offload
+from kubequant.api.enums import Offload
 from kubequant.api.status import Usage
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.meter import Portion

@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.contract import FailureReason
-from kubequant.api.spec import Device
+from kubequant.api.enums import Device
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.sources.safetensors_header import read_header
 

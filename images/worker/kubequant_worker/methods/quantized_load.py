@@ -11,7 +11,7 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kubequant.api.spec import Device, Offload
+from kubequant.api.enums import Device, Offload
 from kubequant_worker.evaluation.meter import Portion
 from kubequant_worker.methods.bounds import GPU_CONTEXT_BYTES, gpu_cap
 from kubequant_worker.methods.engine import EngineQuantizer

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
-from kubequant.api.contract import EngineDetail, FailureReason
-from kubequant.api.spec import Offload
+from kubequant.api.enums import Offload
+from kubequant.api.outcome import FailureReason
 from kubequant.api.status import Usage
 from kubequant.api.tensorrt import TensorRTParameters
 from kubequant_worker.errors import BadRequestError
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from kubequant.api.contract import EngineDetail
     from kubequant.api.spec import QuantizationJobSpec
     from kubequant_worker.datasets import TextSet
     from kubequant_worker.evaluation.meter import Meter

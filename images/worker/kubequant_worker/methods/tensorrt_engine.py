@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from kubequant.api.contract import EngineDetail, FailureReason
+from kubequant.api.contract import EngineDetail
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods.gpu import gpus
 

@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.chat import chat_template
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.runtime import FloatRows, Generation, Stops, TokenArray

@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.evaluation import Metric
+from kubequant.api.enums import Metric
 from kubequant_worker import readable
 from kubequant_worker.page.tables import (
     DOES_NOT_HOLD,

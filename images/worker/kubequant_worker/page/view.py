@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from kubequant.api.contract import Outcome
+from kubequant.api.outcome import Outcome
 from kubequant_worker import readable
 from kubequant_worker.page.difference import Marked, marked
 from kubequant_worker.page.tables import NOT_MEASURED, is_timed, method_name, setting

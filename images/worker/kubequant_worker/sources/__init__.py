@@ -3,6 +3,9 @@
 A module of the table has `open_source(origin: Origin) -> Source`. What may be taken and what makes
 a model safe to open is decided in `selection`, `safetensors_header` and `model_folder`, the same
 for every kind of address.
+
+An engine's child comes by here for `model_folder`. So what brings every model of the API with it
+(`lineage`, `model_card`) is imported where it is used.
 """
 
 from __future__ import annotations
@@ -12,10 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubequant_worker.errors import BadRequestError
-from kubequant_worker.manifest import FileDigest
+from kubequant_worker.file_digest import FileDigest
 from kubequant_worker.sources.leftovers import remove_others
-from kubequant_worker.sources.lineage import earlier_steps
-from kubequant_worker.sources.model_card import card_file, read_card
 from kubequant_worker.sources.model_folder import check_model, check_small_files
 from kubequant_worker.sources.selection import (
     dataset_files,
@@ -137,6 +138,8 @@ def fetch_model(
     move. Progress counts bytes of all files. Raises as `inspect_model` does, and UnavailableError
     (DiskFull) where `into` is too small.
     """
+    from kubequant_worker.sources.lineage import earlier_steps  # noqa: PLC0415 - see the top
+
     field = MODEL_FIELDS[role]
     source, whole = _listed(model, credentials, volumes, role, revision)
     listing = Listing(whole.revision, model_files(whole.files, model, field))
@@ -165,6 +168,8 @@ def fetch_model(
 
 def _fetch_card(source: Source, listing: Listing, into: Path) -> SourceCard | None:
     """Read the model's card in a folder of its own: an engine must not take it for its input."""
+    from kubequant_worker.sources.model_card import card_file, read_card  # noqa: PLC0415 - as above
+
     card = card_file(listing.files)
     if card is None:
         return None

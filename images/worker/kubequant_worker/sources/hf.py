@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import AccessError, BadRequestError, UnavailableError
 from kubequant_worker.sources.mounted import NOT_FOUND
 from kubequant_worker.sources.source import Listing, RemoteFile
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from kubequant_worker.manifest import FileDigest
+    from kubequant_worker.file_digest import FileDigest
     from kubequant_worker.sources.source import Origin
 
 FILES_AT_ONCE = 4

@@ -13,7 +13,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import AccessError, BadRequestError, UnavailableError
 from kubequant_worker.sources.source import Listing, RemoteFile
 from kubequant_worker.sources.space import digest_files, full_disk_explained
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from kubequant_worker.manifest import FileDigest
+    from kubequant_worker.file_digest import FileDigest
     from kubequant_worker.sources.source import Origin
 
 NOT_FOUND = {"model": FailureReason.MODEL_NOT_FOUND, "dataset": FailureReason.DATASET_NOT_FOUND}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from kubequant_worker.manifest import FileDigest
+    from kubequant_worker.file_digest import FileDigest
     from kubequant_worker.sources.source import Origin
 
 # A range that stalls is asked for again; waiting long for it only delays that.

@@ -23,7 +23,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from kubequant_worker.errors import AccessError, UnavailableError
-from kubequant_worker.manifest import FileDigest
+from kubequant_worker.file_digest import FileDigest
 from kubequant_worker.sources.leftovers import PARTIAL
 from kubequant_worker.sources.space import full_disk_explained
 from kubequant_worker.stores.backend import ConflictError

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from kubequant.api.contract import EarlierStep, SourceCard
     from kubequant.api.data import S3Options
-    from kubequant_worker.manifest import FileDigest
+    from kubequant_worker.file_digest import FileDigest
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import UnavailableError
-from kubequant_worker.manifest import FileDigest
+from kubequant_worker.file_digest import FileDigest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pydantic import ValidationError
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import UnavailableError, WorkerError
-from kubequant_worker.manifest import MANIFEST_NAME, FileDigest, Manifest, sha256_hex
+from kubequant_worker.file_digest import FileDigest, sha256_hex
+from kubequant_worker.manifest import MANIFEST_NAME, Manifest
 from kubequant_worker.stores.backend import Backend, ConflictError, GoneError, StagedFile, Stat
 from kubequant_worker.stores.claim import CLAIM_NAME, Claim, ClaimLostError, held_by_another
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from botocore.exceptions import ClientError
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import AccessError, WorkerError
 from kubequant_worker.stores import s3_listing
 from kubequant_worker.stores.backend import (

@@ -17,7 +17,7 @@ import botocore.exceptions
 import urllib3.exceptions
 from botocore.config import Config
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import AccessError, BadRequestError, UnavailableError, WorkerError
 from kubequant_worker.stores.backend import ConflictError, GoneError
 

@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant.controller.case import Answer
 from kubequant.controller.conditions import Standing, Verdict
 from kubequant.controller.failures import own_failure

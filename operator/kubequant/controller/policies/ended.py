@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.contract import FailureReason, Outcome, artifact_uri, failed_uri
+from kubequant.api.contract import artifact_uri, failed_uri
 from kubequant.api.gating import gate_sentence
-from kubequant.api.outcome import Stage
+from kubequant.api.outcome import FailureReason, Outcome, Stage
 from kubequant.api.status import Artifact, ConditionType, Original, Progress
 from kubequant.controller.case import Answer, deleted
 from kubequant.controller.conditions import Standing, Verdict, condition_of, reason_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant.controller.case import Answer, deleted
 from kubequant.controller.conditions import Standing, Verdict
 from kubequant.controller.failures import own_failure

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kubequant.api.contract import FailureReason
+from kubequant.api.outcome import FailureReason
 from kubequant.api.status import ConditionType, QuantizationJobStatus
 from kubequant.controller.case import Answer
 from kubequant.controller.conditions import Standing, Verdict, condition_of
