@@ -29,7 +29,6 @@ from kubequant_worker.methods.engine_child import (
     Work,
     bound_gpu,
     plain_generation,
-    restore_types,
     sentence,
     serve_engine,
     write_logits,
@@ -43,6 +42,7 @@ from kubequant_worker.methods.ignored import (
     widths_of,
     words_of_nothing,
 )
+from kubequant_worker.methods.shards import restore_types
 from kubequant_worker.methods.transformers_model import Loading, load_model, load_tokenizer
 
 if TYPE_CHECKING:

@@ -27,16 +27,15 @@ from kubequant_worker.methods.distill_loss import losses
 from kubequant_worker.methods.distill_schedule import Curve, Order, learning_rate
 from kubequant_worker.methods.distill_state import Progress, load_state, random_state, save_state
 from kubequant_worker.methods.engine_child import (
-    FLOATS,
     SHARD_BYTES,
     Work,
     bound_gpu,
     plain_generation,
-    restore_types,
     serve_engine,
     write_logits,
 )
 from kubequant_worker.methods.precision import has_bfloat16
+from kubequant_worker.methods.shards import FLOATS, restore_types
 from kubequant_worker.methods.student_layers import FIELD
 from kubequant_worker.methods.transformers_model import (
     Loading,

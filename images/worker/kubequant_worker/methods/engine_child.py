@@ -7,8 +7,6 @@ torch and transformers are imported here, so only children import this module. T
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
@@ -17,8 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from kubequant_worker.methods import remote_code
@@ -29,19 +25,16 @@ from kubequant_worker.methods.transformers_model import (
     load_tokenizer,
     tokenize,
 )
-from kubequant_worker.sources.safetensors_header import read_header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from kubequant_worker.methods.child import Operation
 
-# A shard is held in memory while its types are restored.
+# transformers holds a shard's bytes a second time while it writes them.
 SHARD_BYTES: Final = 2_000_000_000
 _GENERATION: Final = "generation_config.json"
-FLOATS: Final = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 _LONGEST_SENTENCE: Final = 400
-_COPIED_BYTES: Final = 16 << 20
 
 
 class Work(ABC):
@@ -94,28 +87,6 @@ def write_logits(model: Any, device: torch.device, probe: Path, target: Path) ->
     np.save(target, rows.float().cpu().numpy())
 
 
-def restore_types(
-    target: Path,
-    source: Path,
-    label: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None,
-) -> None:
-    """Give what was not quantized the types back in which `source` stores it, and mend the index.
-
-    Engines load a checkpoint in the type that they compute in, and save it so. `label` returns what
-    a shard's metadata is to be, given what the engine wrote.
-    """
-    before = {
-        span.name: span.dtype for path in source.glob("*.safetensors") for span in read_header(path)
-    }
-    for path in sorted(target.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as shard:
-            metadata = shard.metadata() or {}
-        _restore_shard(path, before, metadata)
-        if label is not None:
-            _write_metadata(path, label(metadata))
-    _correct_index(target)
-
-
 @contextmanager
 def plain_generation(model: Any, target: Path) -> Iterator[None]:
     """Let transformers save `model` into `target` whatever it says of how it generates.
@@ -135,54 +106,6 @@ def plain_generation(model: Any, target: Path) -> Iterator[None]:
     finally:
         model.generation_config = said
     said.to_json_file(target / _GENERATION)
-
-
-def _restore_shard(path: Path, before: Mapping[str, str], metadata: Mapping[str, str]) -> None:
-    """Write a shard again with its unquantized tensors in the types that `before` has by name."""
-    after = {span.name: span.dtype for span in read_header(path)}
-    changed = {
-        name: FLOATS[before[name]]
-        for name, kind in after.items()
-        if kind in FLOATS and before.get(name, kind) != kind and before[name] in FLOATS
-    }
-    if not changed:
-        return
-    tensors = load_file(path)
-    for name, kind in changed.items():
-        tensors[name] = tensors[name].to(kind)
-    again = path.with_suffix(".again")
-    save_file(tensors, again, metadata=dict(metadata))
-    again.rename(path)
-
-
-def _write_metadata(path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a shard again with this metadata, in order.
-
-    safetensors writes it in an order that differs from run to run.
-    """
-    again = path.with_suffix(".again")
-    with path.open("rb") as old, again.open("wb") as new:
-        header = json.loads(old.read(int.from_bytes(old.read(8), "little")))
-        header = {"__metadata__": dict(sorted(metadata.items())), **_tensors(header)}
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)  # what follows is aligned
-        new.write(len(text).to_bytes(8, "little") + text)
-        shutil.copyfileobj(old, new, _COPIED_BYTES)
-    again.rename(path)
-
-
-def _tensors(header: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: span for name, span in header.items() if name != "__metadata__"}
-
-
-def _correct_index(folder: Path) -> None:
-    """Make the index's total the bytes that are there."""
-    path = folder / "model.safetensors.index.json"
-    if path.is_file():
-        index = json.loads(path.read_text(encoding="utf-8"))
-        spans = (span for shard in folder.glob("*.safetensors") for span in read_header(shard))
-        index["metadata"]["total_size"] = sum(span.end - span.begin for span in spans)
-        path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def sentence(error: BaseException) -> str:

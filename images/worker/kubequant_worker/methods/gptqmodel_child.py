@@ -35,7 +35,6 @@ from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
     bound_gpu,
-    restore_types,
     sentence,
     serve_engine,
     write_logits,
@@ -48,6 +47,7 @@ from kubequant_worker.methods.gptqmodel_modules import (
     shown,
     without,
 )
+from kubequant_worker.methods.shards import restore_types
 from kubequant_worker.methods.transformers_model import Loading
 
 if TYPE_CHECKING:

@@ -25,7 +25,6 @@ from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
     bound_gpu,
-    restore_types,
     sentence,
     write_logits,
 )
@@ -40,6 +39,7 @@ from kubequant_worker.methods.ignored import (
     widths_of,
     words_of_nothing,
 )
+from kubequant_worker.methods.shards import restore_types
 from kubequant_worker.methods.transformers_model import Loading, load_model
 
 if TYPE_CHECKING:

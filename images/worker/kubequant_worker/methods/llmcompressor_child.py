@@ -35,7 +35,6 @@ from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
     plain_generation,
-    restore_types,
     sentence,
     serve_engine,
     write_logits,
@@ -50,6 +49,7 @@ from kubequant_worker.methods.ignored import (
     words_of_nothing,
 )
 from kubequant_worker.methods.llmcompressor_magnitude import MagnitudeModifier
+from kubequant_worker.methods.shards import restore_types
 from kubequant_worker.methods.transformers_model import Loading, load_model
 from kubequant_worker.sources.safetensors_header import read_header
 

@@ -27,7 +27,6 @@ from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
     plain_generation,
-    restore_types,
     sentence,
     serve_engine,
     write_logits,
@@ -42,6 +41,7 @@ from kubequant_worker.methods.ignored import (
     words_of_nothing,
 )
 from kubequant_worker.methods.published_config import older_rotation
+from kubequant_worker.methods.shards import restore_types
 from kubequant_worker.methods.transformers_model import Loading, load_model
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ from kubequant_worker.methods.engine_child import (
     SHARD_BYTES,
     Work,
     plain_generation,
-    restore_types,
     sentence,
     write_logits,
 )
 from kubequant_worker.methods.ignored import classes_of, ignored, unused, words_of_nothing
+from kubequant_worker.methods.shards import restore_types
 from kubequant_worker.methods.transformers_model import Loading, load_model
 
 if TYPE_CHECKING:
