@@ -10,7 +10,7 @@ fetched. Fetching, measuring, verifying and publishing are ours alone, and left 
 fewer layers the model is smaller, and the figures say less: that is to try whether a row runs.
 
 Memory is the peak, while it quantizes, of the whole tree of processes (ours: the command, the
-worker and the engine's child), as `tree_memory` samples it.
+worker and the engine's child) and of the engine's process alone, as `tree_memory` samples it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ from transformers import AutoTokenizer
 from kubequant_worker.datasets import Role, bundled_text, calibration_samples
 from kubequant_worker.methods.cpu import thread_count
 from kubequant_worker.sources.safetensors_header import read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SCRIPTS = Path(__file__).parent / "scripts"
 PAIRS = 1
@@ -136,9 +139,12 @@ class Measured:
 
     seconds: float
     peak_bytes: int
+    engine_bytes: int
+    """The peak of the largest process, which is the engine's."""
     folder: Path
     looking_seconds: float = 0.0
-    """What the script's look at the quantized model takes beside."""
+    """What looking at the quantized model takes beside: the script's sample generation where it has
+    one, our stage Verifying."""
 
 
 def ours(row: Row, model: Path, folder: Path) -> Measured:
@@ -172,13 +178,15 @@ def ours(row: Row, model: Path, folder: Path) -> Measured:
             for line in lines:
                 if line.startswith("{"):
                     stage = json.loads(line)["stage"]
-        highest = peak.stop()
+        peak.stop()
     if process.wait() != 0:
         raise SystemExit(log.read_text()[-4000:])
     artifact = next((folder / "out" / "bench").iterdir())
     stages = json.loads((artifact / "report.json").read_text())["stages"]
-    seconds = next(float(one["seconds"]) for one in stages if one["stage"] == "Quantizing")
-    return Measured(seconds, highest, artifact)
+    seconds = {one["stage"]: float(one["seconds"]) for one in stages}
+    return Measured(
+        seconds["Quantizing"], peak.highest, peak.largest, artifact, seconds["Verifying"]
+    )
 
 
 def theirs(row: Row, model: Path, samples: Path, folder: Path) -> Measured:
@@ -200,12 +208,12 @@ def theirs(row: Row, model: Path, samples: Path, folder: Path) -> Measured:
         peak = TreePeak(process.pid)
         peak.start()
         out, _ = process.communicate()
-        highest = peak.stop()
+        peak.stop()
     if process.returncode != 0:
         raise SystemExit(log.read_text()[-4000:])
     written = next(target.rglob("config.json")).parent
     *looking, seconds = map(float, out.splitlines()[-row.numbers :])
-    return Measured(seconds, highest, written, sum(looking))
+    return Measured(seconds, peak.highest, peak.largest, written, sum(looking))
 
 
 def calibration_file(folder: Path) -> Path:
@@ -265,7 +273,8 @@ def alike(one: Path, other: Path) -> float:
 
 def measured(row: Row, model: Path, samples: Path, pairs: int) -> str:
     """Return a row's figures, medians of the pairs."""
-    times, looked, peaks, shares, last = [], [], [], [], None
+    found: list[tuple[Measured, Measured]] = []
+    shares = []
     for number in range(pairs):
         folder = Path(tempfile.mkdtemp(prefix="kubequant-bench-"))
         try:
@@ -277,26 +286,27 @@ def measured(row: Row, model: Path, samples: Path, pairs: int) -> str:
                     sides[name] = ours(row, model, folder / name)
                 else:
                     sides[name] = theirs(row, model, samples, folder / name)
-            our, their = sides["ours"], sides["theirs"]
-            times.append(our.seconds / their.seconds)
-            looked.append(our.seconds / (their.seconds + their.looking_seconds))
-            peaks.append(our.peak_bytes / their.peak_bytes)
-            shares.append(alike(our.folder, their.folder))
-            last = (our, their)
+            found.append((sides["ours"], sides["theirs"]))
+            shares.append(alike(sides["ours"].folder, sides["theirs"].folder))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    assert last is not None
-    our, their = last
+
+    def ratio(of: Callable[[Measured], float]) -> float:
+        return statistics.median(of(our) / of(their) for our, their in found)
+
+    our, their = found[-1]
     looking = ""
     if their.looking_seconds:
+        whole = ratio(lambda one: one.seconds + one.looking_seconds)
         looking = (
-            f", or {statistics.median(looked):.2f} with the {their.looking_seconds:.1f} s of its "
-            "sample generation"
+            f", and with the look at what was made **{whole:.2f}** (our stage Verifying "
+            f"{our.looking_seconds:.1f} s, its sample generation {their.looking_seconds:.1f} s)"
         )
     return (
-        f"time **{statistics.median(times):.2f}** ({our.seconds:.1f} s against "
-        f"{their.seconds:.1f} s{looking}), memory **{statistics.median(peaks):.2f}** "
-        f"({our.peak_bytes / 1e6:.0f} MB against {their.peak_bytes / 1e6:.0f} MB); "
+        f"time **{ratio(lambda one: one.seconds):.2f}** ({our.seconds:.1f} s against "
+        f"{their.seconds:.1f} s){looking}; memory **{ratio(lambda one: one.peak_bytes):.2f}** "
+        f"({our.peak_bytes / 1e6:.0f} MB against {their.peak_bytes / 1e6:.0f} MB), the engine's "
+        f"process alone **{ratio(lambda one: one.engine_bytes):.2f}**; "
         f"{100 * min(shares):.1f} % of the weights' bytes are the same"
     )
 
@@ -340,8 +350,9 @@ def main() -> None:
             "the text, keeps what the quantized model computes to verify the saved one by, and "
             "gives unquantized tensors back the type that they had: seconds that show where a "
             "method takes no more than seconds. Its tree has two processes more, the command and "
-            "the worker. llmcompressor's documented scripts generate a sample before they save; "
-            "the time is without that, and beside it with that (20 tokens) where it was measured."
+            "the worker. llmcompressor's documented scripts generate a sample before they save (20 "
+            "tokens here); with that stands our stage Verifying, which loads the saved file in a "
+            "process of its own, compares its logits and generates too."
         ),
     }
     print(json.dumps(result))
