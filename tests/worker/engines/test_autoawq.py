@@ -100,20 +100,25 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         "qwen2": random_qwen2(folder / "models" / "qwen2"),
         "rows192": random_llama(folder / "models" / "rows192"),
         "outputs": random_llama(folder / "models" / "outputs", **even, intermediate_size=352),
+        "sharded": random_llama(
+            folder / "models" / "sharded", **even, intermediate_size=384, shard="600KB"
+        ),
     }
+    assert len(list(models["sharded"].glob("*.safetensors"))) > 1
     cases: dict[str, dict[str, Any]] = {
         "tiny": {"model": "tiny", "spec": spec()},
         "layer": {"model": "layer", "spec": spec()},
         "again": {"model": "layer", "spec": spec()},
         "a name of nothing": {"model": "layer", "spec": spec(ignore=["lm_head", "nothing"])},
         "qwen2": {"model": "qwen2", "spec": spec()},
+        "shards": {"model": "sharded", "spec": spec()},
     }
     cases |= {name: {"model": "layer", "spec": row[0]} for name, row in PARAMETERS.items()}
     cases |= {name: {"model": row[0], "spec": row[1]} for name, row in REFUSALS.items()}
     for case in cases.values():
         case["model"] = str(models[case["model"]])
     said = program("awq-legacy", "quantize_cases", ENGINE, folder, given=cases, seconds=1800)
-    loaded = ("tiny", "layer", "qwen2", *PARAMETERS)
+    loaded = ("tiny", "layer", "qwen2", "shards", *PARAMETERS)
     pairs = {name: [cases[name]["model"], str(folder / name / "artifact")] for name in loaded}
     return Made(folder, said, program("awq-legacy", "load_packed", given=pairs))
 
@@ -192,9 +197,10 @@ def test_progress_counts_layers_and_comes_to_its_end(made: Made) -> None:
     assert any("weights unpacked to 16 bits" in note for note in said["notes"])
 
 
-def test_biases_and_tied_embeddings_come_through(made: Made) -> None:
+@pytest.mark.parametrize("case", ["qwen2", "shards"])
+def test_biases_tied_embeddings_and_shards_come_through(made: Made, case: str) -> None:
     # Random weights have no structure, and so lose more than trained ones.
-    assert 0 < made.numbers["qwen2"]["divergence"] < 0.6
+    assert 0 < made.numbers[case]["divergence"] < 0.6
 
 
 def test_a_name_that_is_no_modules_is_told(made: Made) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SHORT = {"samples": 8, "sequenceLength": 128}
+EVEN = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384}
 DEFAULTS = {
     "bits": 4,
     "group_size": 128,
@@ -105,12 +106,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         "gpt2": random_gpt2(folder / "models" / "gpt2"),
         "qwen2": random_qwen2(folder / "models" / "qwen2"),
         "rows192": random_llama(folder / "models" / "rows192"),
+        "sharded": random_llama(folder / "models" / "sharded", shard="600KB", **EVEN),
     }
+    assert len(list(models["sharded"].glob("*.safetensors"))) > 1
     cases: dict[str, dict[str, Any]] = {
         "tiny": {"model": "tiny", "spec": spec()},
         "layer": {"model": "layer", "spec": spec()},
         "again": {"model": "layer", "spec": spec()},
         "qwen2": {"model": "qwen2", "spec": spec()},
+        "shards": {"model": "sharded", "spec": spec()},
         "ignored": {"model": "tiny", "spec": spec(ignore=["lm_head", "re:.*down_proj"])},
     }
     cases |= {name: {"model": "layer", "spec": row[0]} for name, row in PARAMETERS.items()}
@@ -118,7 +122,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     for case in cases.values():
         case["model"] = str(models[case["model"]])
     said = program("gptq-legacy", "autogptq_on_cpu", folder, given=cases, seconds=1200)
-    loaded = ("tiny", "layer", "qwen2", "ignored", *PARAMETERS)
+    loaded = ("tiny", "layer", "qwen2", "shards", "ignored", *PARAMETERS)
     pairs = {name: [cases[name]["model"], str(folder / name / "artifact")] for name in loaded}
     return Made(folder, said, program("gptq-legacy", "load_packed", given=pairs))
 
@@ -162,8 +166,12 @@ def test_what_is_read_is_what_the_engine_had_rounded(made: Made) -> None:
     others = ("gptq.groupSize", "gptq.groupSize of a row", "gptq.activationOrder", "gptq.symmetric")
 
     assert all(0 < made.numbers[case]["divergence"] < 0.03 for case in others)
+
+
+@pytest.mark.parametrize("case", ["qwen2", "shards"])
+def test_biases_tied_embeddings_and_shards_come_through(made: Made, case: str) -> None:
     # Random weights have no structure, and so lose more than trained ones.
-    assert 0 < made.numbers["qwen2"]["divergence"] < 0.6
+    assert 0 < made.numbers[case]["divergence"] < 0.6
 
 
 def test_the_same_spec_gives_the_same_bytes(made: Made) -> None:
