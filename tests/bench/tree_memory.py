@@ -24,6 +24,7 @@ def tree_bytes(root: int) -> list[int]:
 
 
 def _family(pid: int) -> Iterator[int]:
+    # psutil looks at every process of the machine for it, which so often would slow what is timed.
     yield pid
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())

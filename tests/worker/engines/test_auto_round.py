@@ -16,7 +16,7 @@ from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.environments import interpreter, variables
 from tests.worker.methods.conftest import TINY
-from tests.worker.methods.models import random_gpt2, random_llama, random_qwen2, rotated_llama
+from tests.worker.methods.models import EVEN, random_gpt2, random_llama, random_qwen2, rotated_llama
 
 from kubequant.api.base import LOCAL
 from kubequant.api.spec import QuantizationJobSpec
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 ENGINE = "kubequant_worker.methods.auto_round_child"
 SHORT = {"samples": 8, "sequenceLength": 32}
-EVEN = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384}
 
 
 def spec(calibration: dict[str, Any] = SHORT, **parameters: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 from tests.worker.engines.layers import first_layers
 from tests.worker.engines.runs import program
 from tests.worker.methods.conftest import TINY
-from tests.worker.methods.models import OLDER_WORDS, random_gpt2, random_llama, random_qwen2
+from tests.worker.methods.models import EVEN, OLDER_WORDS, random_gpt2, random_llama, random_qwen2
 
 from kubequant_worker.sources.safetensors_header import read_header
 
@@ -92,17 +92,16 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("autoawq")
-    even = {"hidden_size": 256, "num_attention_heads": 4}
     models = {
         "tiny": TINY,
         "layer": first_layers(TINY, folder / "models" / "layer", 1),
         "gpt2": random_gpt2(folder / "models" / "gpt2"),
         "qwen2": random_qwen2(folder / "models" / "qwen2"),
         "rows192": random_llama(folder / "models" / "rows192"),
-        "outputs": random_llama(folder / "models" / "outputs", **even, intermediate_size=352),
-        "sharded": random_llama(
-            folder / "models" / "sharded", **even, intermediate_size=384, shard="600KB"
+        "outputs": random_llama(
+            folder / "models" / "outputs", **{**EVEN, "intermediate_size": 352}
         ),
+        "sharded": random_llama(folder / "models" / "sharded", shard="600KB", **EVEN),
     }
     assert len(list(models["sharded"].glob("*.safetensors"))) > 1
     cases: dict[str, dict[str, Any]] = {

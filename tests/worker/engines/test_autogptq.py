@@ -15,7 +15,7 @@ import pytest
 from tests.worker.engines.layers import first_layers
 from tests.worker.engines.runs import kubequant, program
 from tests.worker.methods.conftest import TINY
-from tests.worker.methods.models import random_gpt2, random_llama, random_qwen2
+from tests.worker.methods.models import EVEN, random_gpt2, random_llama, random_qwen2
 from tests.worker.run.manifests import manifest
 
 from kubequant.api.base import LOCAL
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SHORT = {"samples": 8, "sequenceLength": 128}
-EVEN = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384}
 DEFAULTS = {
     "bits": 4,
     "group_size": 128,

@@ -14,6 +14,7 @@ from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.methods.conftest import TINY
 from tests.worker.methods.models import (
+    EVEN,
     OLDER_WORDS,
     changed_config,
     random_gpt2,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 ENGINE = "kubequant_worker.methods.gptqmodel_child"
 SHORT = {"samples": 4, "sequenceLength": 64}
-EVEN = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384}
 DOWN = ["lm_head", "re:.*down_proj"]
 
 

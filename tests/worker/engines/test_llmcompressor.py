@@ -15,6 +15,7 @@ from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.methods.conftest import TINY
 from tests.worker.methods.models import (
+    EVEN,
     changed_config,
     random_gpt2,
     random_llama,
@@ -34,7 +35,6 @@ ENGINE = "kubequant_worker.methods.llmcompressor_child"
 SHORT = {"samples": 8, "sequenceLength": 128}
 # Quantizing whole layers at once is quicker and lets a parameter show as well.
 LAYERS = {"trueSequential": False}
-EVEN = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384}
 
 
 def spec(method: str, **parameters: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.methods.conftest import TINY
 from tests.worker.methods.models import (
+    EVEN,
     ROTATED,
     WORDS,
     random_gpt2,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHILD = "kubequant_worker.methods.modelopt_child"
-EVEN = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384}
 # Precision -> (what it is called in the checkpoint, the most divergence: half of it was measured).
 PRECISIONS = {
     "FP8": ("FP8", 0.012),

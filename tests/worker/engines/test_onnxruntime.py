@@ -14,6 +14,7 @@ from tests.worker.engines.made import Made
 from tests.worker.engines.runs import program
 from tests.worker.methods.conftest import TINY
 from tests.worker.methods.models import (
+    EVEN,
     changed_config,
     random_gpt2,
     random_llama,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 IMAGE = "onnxruntime"
-EVEN = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384}
 
 
 def spec(**parameters: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tests.worker.engines.runs import program
 from tests.worker.environments import interpreter, variables
 from tests.worker.methods.conftest import TINY
 from tests.worker.methods.models import (
+    EVEN,
     changed_config,
     random_gpt2,
     random_llama,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 ENGINE = "kubequant_worker.methods.llmcompressor_child"
 SHORT = {"samples": 16, "sequenceLength": 256}
-EVEN = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384}
 
 
 def spec(**parameters: Any) -> dict[str, Any]:

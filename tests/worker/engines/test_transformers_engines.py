@@ -17,6 +17,7 @@ from tests.worker.engines.runs import program
 from tests.worker.environments import interpreter, variables
 from tests.worker.methods.conftest import TINY
 from tests.worker.methods.models import (
+    EVEN,
     random_gpt2,
     random_llama,
     random_mixtral,
@@ -35,7 +36,6 @@ ENGINES = {
     "BitsAndBytes": "kubequant_worker.methods.bits_and_bytes_child",
     "INT8": "kubequant_worker.methods.torchao_child",
 }
-EVEN = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384}
 
 
 def spec(method: str, **parameters: Any) -> dict[str, Any]:

@@ -26,6 +26,8 @@ SMALL = {
     "eos_token_id": 2,
     "initializer_range": 0.08,
 }
+# Changes to `SMALL` whose rows are whole numbers of groups of 128.
+EVEN = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384}
 
 
 # What older Llama models say of how they generate: a temperature, though nothing is sampled.

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from kubequant_worker.methods import shards
+from kubequant_worker.methods import tensor_copy
 from kubequant_worker.methods.shards import restore_types
 from kubequant_worker.sources.safetensors_header import DTYPE_BITS, read_header
 
@@ -47,7 +47,7 @@ def saved(folder: Path, tensors: dict[str, torch.Tensor], name: str = "model") -
 def test_what_was_not_quantized_is_in_the_original_type_again(
     folders: tuple[Path, Path], stored: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "PIECE_BYTES", 64)  # so that a tensor takes several pieces
+    monkeypatch.setattr(tensor_copy, "PIECE_BYTES", 64)  # so that a tensor takes several pieces
     target, source = folders
     made = {
         "embed.weight": random(3, 11),  # its bytes are no multiple of four once they are halved

@@ -27,7 +27,6 @@ from kubequant_worker.methods.distill_loss import losses
 from kubequant_worker.methods.distill_schedule import Curve, Order, learning_rate
 from kubequant_worker.methods.distill_state import Progress, load_state, random_state, save_state
 from kubequant_worker.methods.engine_child import (
-    SHARD_BYTES,
     Work,
     bound_gpu,
     plain_generation,
@@ -35,7 +34,7 @@ from kubequant_worker.methods.engine_child import (
     write_logits,
 )
 from kubequant_worker.methods.precision import has_bfloat16
-from kubequant_worker.methods.shards import FLOATS, restore_types
+from kubequant_worker.methods.shards import FLOATS, SHARD_BYTES, restore_types
 from kubequant_worker.methods.student_layers import FIELD
 from kubequant_worker.methods.transformers_model import (
     Loading,

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from kubequant_worker.methods.child import Operation
 
-# transformers holds a shard's bytes a second time while it writes them.
-SHARD_BYTES: Final = 2_000_000_000
 _GENERATION: Final = "generation_config.json"
 _LONGEST_SENTENCE: Final = 400
 

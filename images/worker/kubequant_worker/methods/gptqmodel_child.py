@@ -32,7 +32,6 @@ from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.engine_child import (
-    SHARD_BYTES,
     Work,
     bound_gpu,
     sentence,
@@ -47,7 +46,7 @@ from kubequant_worker.methods.gptqmodel_modules import (
     shown,
     without,
 )
-from kubequant_worker.methods.shards import restore_types
+from kubequant_worker.methods.shards import SHARD_BYTES, restore_types
 from kubequant_worker.methods.transformers_model import Loading
 
 if TYPE_CHECKING:

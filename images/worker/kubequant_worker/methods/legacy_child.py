@@ -22,7 +22,6 @@ from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.engine_child import (
-    SHARD_BYTES,
     Work,
     bound_gpu,
     sentence,
@@ -39,7 +38,7 @@ from kubequant_worker.methods.ignored import (
     widths_of,
     words_of_nothing,
 )
-from kubequant_worker.methods.shards import restore_types
+from kubequant_worker.methods.shards import SHARD_BYTES, restore_types
 from kubequant_worker.methods.transformers_model import Loading, load_model
 
 if TYPE_CHECKING:

@@ -32,7 +32,6 @@ from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import older_transformers, prune_modules, remote_code
 from kubequant_worker.methods.engine_child import (
-    SHARD_BYTES,
     Work,
     plain_generation,
     sentence,
@@ -49,7 +48,7 @@ from kubequant_worker.methods.ignored import (
     words_of_nothing,
 )
 from kubequant_worker.methods.llmcompressor_magnitude import MagnitudeModifier
-from kubequant_worker.methods.shards import restore_types
+from kubequant_worker.methods.shards import SHARD_BYTES, restore_types
 from kubequant_worker.methods.transformers_model import Loading, load_model
 from kubequant_worker.sources.safetensors_header import read_header
 

@@ -24,7 +24,6 @@ from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.engine_child import (
-    SHARD_BYTES,
     Work,
     plain_generation,
     sentence,
@@ -41,7 +40,7 @@ from kubequant_worker.methods.ignored import (
     words_of_nothing,
 )
 from kubequant_worker.methods.published_config import older_rotation
-from kubequant_worker.methods.shards import restore_types
+from kubequant_worker.methods.shards import SHARD_BYTES, restore_types
 from kubequant_worker.methods.transformers_model import Loading, load_model
 
 if TYPE_CHECKING:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
+
+from kubequant_worker.methods.shards import SHARD_BYTES
+from kubequant_worker.sources.model_folder import INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import torch
-
-_SHARD_BYTES: Final = 2_000_000_000
-_INDEX: Final = "model.safetensors.index.json"
 
 
 def begin(source: Path, folder: Path, config: Mapping[str, Any]) -> None:
@@ -30,7 +30,7 @@ def begin(source: Path, folder: Path, config: Mapping[str, Any]) -> None:
         if path.suffix != ".safetensors" and path.is_file():
             shutil.copyfile(path, folder / path.name)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (folder / _INDEX).unlink(missing_ok=True)
+    (folder / INDEX).unlink(missing_ok=True)
 
 
 def write(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path) -> None:
@@ -50,9 +50,9 @@ def write(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path) -> None:
     for name, tensor in tensors:
         shard[name] = tensor.contiguous()
         size += tensor.nbytes
-        if size > _SHARD_BYTES:
+        if size > SHARD_BYTES:
             flush()
     if shard:
         flush()
     content = {"metadata": {}, "weight_map": index}
-    (folder / _INDEX).write_text(json.dumps(content), encoding="utf-8")
+    (folder / INDEX).write_text(json.dumps(content), encoding="utf-8")

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
-from kubequant_worker.sources.model_folder import model_config
-from kubequant_worker.sources.safetensors_header import read_header, tensor_offset
+from kubequant_worker.methods.tensor_copy import Copied, copy_tensors
+from kubequant_worker.sources.model_folder import INDEX, model_config
+from kubequant_worker.sources.safetensors_header import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,13 +25,11 @@ if TYPE_CHECKING:
     from kubequant_worker.sources.safetensors_header import TensorSpan
 
 FIELD: Final = "spec.distill.student"
-INDEX: Final = "model.safetensors.index.json"
 # What architectures of transformers call the number of their layers.
 _COUNTS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 # What says how many of the first layers have no experts.
 _FIRST: Final = ("first_k_dense_replace",)
 _NUMBERED: Final = re.compile(r"((?:[^.]+[.])*?)([0-9]+)[.](.+)")
-_COPIED_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,25 +207,6 @@ def _renamed(name: str, prefix: str, places: Mapping[str, str]) -> str:
 
 def _copy(source: Path, target: Path, kept: Sequence[tuple[TensorSpan, str]]) -> dict[str, int]:
     """Write a file of these tensors of another under new names; return their names and bytes."""
-    spans: list[tuple[TensorSpan, TensorSpan]] = []
-    at = 0
-    for span, name in kept:
-        size = span.end - span.begin
-        spans.append((span, replace(span, name=name, begin=at, end=at + size)))
-        at += size
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    for _, new in spans:
-        offsets = [new.begin, new.end]
-        header[new.name] = {"dtype": new.dtype, "shape": new.shape, "data_offsets": offsets}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # what follows is aligned
-    with source.open("rb") as old, target.open("wb") as new_file:
-        new_file.write(len(text).to_bytes(8, "little") + text)
-        for span, _ in spans:
-            old.seek(tensor_offset(source, span))
-            left = span.end - span.begin
-            while left:
-                piece = old.read(min(left, _COPIED_BYTES))
-                new_file.write(piece)
-                left -= len(piece)
-    return {new.name: new.end - new.begin for _, new in spans}
+    tensors = [Copied(span, name, span.dtype) for span, name in kept]
+    copy_tensors(source, target, tensors, {"format": "pt"})
+    return {one.name: one.size for one in tensors}

@@ -30,7 +30,8 @@ TOKENIZERS = (
     {"vocab.json", "merges.txt"},
     {"vocab.txt"},
 )
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+INDEX = "model.safetensors.index.json"
+INDEXES = (INDEX, "pytorch_model.bin.index.json")
 
 
 def check_small_files(
