@@ -11,12 +11,15 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tests.worker.methods.conftest import TINY
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from kubequant_worker.methods import tensor_copy
-from kubequant_worker.methods.shards import restore_types
+from kubequant_worker.methods.shards import original_types, restore_types
 from kubequant_worker.sources.safetensors_header import DTYPE_BITS, read_header
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -135,3 +138,56 @@ def test_a_full_disk_leaves_the_shard_as_it_was(folders: tuple[Path, Path]) -> N
         restore_types(target, source)
     assert path.read_bytes() == before
     assert not (target / "model.again").is_symlink()
+
+
+def tiny(folder: Path) -> LlamaForCausalLM:
+    """Return a model loaded in float32 of which only the last norm is stored so."""
+    model: Any = AutoModelForCausalLM
+    found = model.from_pretrained(TINY, dtype=torch.float32)
+    tensors = {name: one.detach().bfloat16() for name, one in found.state_dict().items()}
+    saved(folder, {**tensors, "model.norm.weight": tensors["model.norm.weight"].float()})
+    return found
+
+
+def label(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {"z": "1", **metadata, "a": "2"}
+
+
+@pytest.mark.parametrize("most", [50_000_000, 2_000_000])
+def test_transformers_writes_at_once_what_would_be_mended(
+    folders: tuple[Path, Path], tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensor_copy, "PIECE_BYTES", 1 << 12)
+    target, source = folders
+    model = tiny(source)
+    mended = tmp_path / "mended"
+    model.save_pretrained(mended, max_shard_size=most)
+    restore_types(mended, source, label)
+    with original_types(source, label):
+        model.save_pretrained(target, max_shard_size=most)
+    written = {path.name: path.stat().st_ino for path in target.glob("*.safetensors")}
+    restore_types(target, source, label)
+    assert {path.name: path.stat().st_ino for path in target.glob("*.safetensors")} == written
+    assert len(written) == 1 if most > 10_000_000 else len(written) > 1
+    for path in mended.iterdir():
+        assert (target / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_shard_with_a_type_that_is_not_known_is_mended(folders: tuple[Path, Path]) -> None:
+    target, source = folders
+    model = tiny(source)
+    model.register_buffer("phase", torch.zeros(3, dtype=torch.complex64))
+    with original_types(source, label):
+        model.save_pretrained(target)
+    restore_types(target, source, label)
+    found = load_file(target / "model.safetensors")
+    assert found["phase"].dtype == torch.complex64
+    assert found["model.embed_tokens.weight"].dtype == torch.bfloat16
+
+
+def test_a_full_disk_is_said_while_transformers_saves(folders: tuple[Path, Path]) -> None:
+    target, source = folders
+    model = tiny(source)
+    (target / "model.safetensors").symlink_to("/dev/full")
+    with original_types(source), pytest.raises(OSError, match=os.strerror(28)):
+        model.save_pretrained(target)

@@ -48,7 +48,7 @@ from kubequant_worker.methods.ignored import (
     words_of_nothing,
 )
 from kubequant_worker.methods.llmcompressor_magnitude import MagnitudeModifier
-from kubequant_worker.methods.shards import SHARD_BYTES, restore_types
+from kubequant_worker.methods.shards import SHARD_BYTES, original_types, restore_types
 from kubequant_worker.methods.transformers_model import Loading, load_model
 from kubequant_worker.sources.safetensors_header import read_header
 
@@ -285,7 +285,7 @@ def _save(model: Any, target: Path, source: Path) -> None:
     What is not quantized gets back the type that it was stored in; scales keep the precision that
     they were computed in.
     """
-    with plain_generation(model, target):
+    with plain_generation(model, target), original_types(source):
         model.save_pretrained(target, save_compressed=True, max_shard_size=SHARD_BYTES)
     restore_types(target, source)
 

@@ -113,6 +113,15 @@ class QuantizedLoad(EngineQuantizer):
         notes: list[str] = child.call("quantize", job, on_event=count)
         return tuple(notes)
 
+    def _produce(self, calibration: TextSet | None, meter: Meter) -> tuple[str, ...]:
+        # The child stays until `_expect`: while it computes, what loads the variant imports torch.
+        return self.produce_with(self._started_child(), calibration, meter)
+
+    def _expect(self) -> None:
+        if self._child is not None:
+            self._child.call("expect", str(self._probe()), str(self.expected_logits))
+        self._end_child()
+
     def variant_loading(self) -> dict[str, Any]:
         """Return how to load what is quantized: whole, where the bound of a GPU holds it."""
         bound = gpu_cap(self._spec.memory) if self.on_gpu else {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from unittest.mock import patch
@@ -28,11 +29,13 @@ from kubequant_worker.methods.engine_child import (
     write_logits,
 )
 from kubequant_worker.methods.ignored import classes_of, ignored, unused, words_of_nothing
-from kubequant_worker.methods.shards import SHARD_BYTES, restore_types
+from kubequant_worker.methods.shards import SHARD_BYTES, original_types, restore_types
 from kubequant_worker.methods.transformers_model import Loading, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from kubequant_worker.methods.child import Operation, Parent
 
 _HALF: Final = 0.5
 
@@ -60,6 +63,15 @@ class QuantizedLoadWork(Work):
     """The engine's name for people."""
     OPERATIONS: ClassVar[tuple[type[Any], ...]]
     """transformers' operations whose `convert` quantizes one module's weight."""
+
+    def __init__(self, parent: Parent) -> None:
+        """Answer to `parent`."""
+        super().__init__(parent)
+        self._made: Any = None
+
+    def operations(self) -> Mapping[str, Operation]:
+        """Return what the parent may ask for."""
+        return {**super().operations(), "expect": self.expect}
 
     @abstractmethod
     def quantizes(self, module: torch.nn.Module) -> bool:
@@ -93,14 +105,17 @@ class QuantizedLoadWork(Work):
         ) as seen:
             model = self._loaded(source, loading, how)
         self._parent.event(0, 0, "saving")
-        # Before it computes anything: an engine may pack weights anew when it first does.
-        with plain_generation(model, target):
+        label = partial(self.label, stored=job["stored"])
+        # Before it computes (`expect`): an engine may pack weights anew when it first does.
+        with plain_generation(model, target), original_types(source, label):
             model.save_pretrained(target, max_shard_size=SHARD_BYTES)
-        restore_types(target, source, lambda metadata: self.label(metadata, job["stored"]))
-        if job["probe"]:
-            device = torch.device(loading.device)
-            write_logits(model, device, Path(job["probe"]), Path(job["expected"]))
+        restore_types(target, source, label)
+        self._made = model
         return _notes(skeleton, seen, kept, job["ignore"])
+
+    def expect(self, probe: str, target: str) -> None:
+        """Write to `target` what the model made by `quantize` computes over the ids in `probe`."""
+        write_logits(self._made, self._made.device, Path(probe), Path(target))
 
     def _skeleton(self, source: Path, loading: Loading) -> _Skeleton:
         """Return what the model consists of, by its config alone."""

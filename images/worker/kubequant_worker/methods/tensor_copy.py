@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kubequant_worker.sources.safetensors_header import DTYPE_BITS, LENGTH_BYTES, tensor_offset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from io import BufferedReader
     from pathlib import Path
 
@@ -42,36 +42,45 @@ def copy_tensors(
     target: Path,
     tensors: Sequence[Copied],
     metadata: Mapping[str, str],
-    convert: Callable[[bytearray, Copied], Any] | None = None,
+    convert: Callable[[memoryview, Copied], Any] | None = None,
 ) -> None:
     """Write these tensors of `source` to `target`, in this order.
 
     `convert` returns the bytes of a piece in the tensor's new type; without it no type may change.
+    A piece is valid until the next is read.
 
     Raises:
         OSError: The disk is full, or `source` ended early.
     """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    position = 0
-    for tensor in tensors:
-        offsets = [position, position + tensor.size]
-        shape = list(tensor.span.shape)
-        header[tensor.name] = {"dtype": tensor.dtype, "shape": shape, "data_offsets": offsets}
-        position += tensor.size
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % LENGTH_BYTES)  # what follows is aligned
+    described = [(one.name, one.dtype, one.span.shape, one.size) for one in tensors]
+    buffer = memoryview(bytearray(PIECE_BYTES))
     with source.open("rb") as old, target.open("wb") as new:
-        new.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
+        new.write(header(described, metadata))
         for tensor in tensors:
             old.seek(tensor_offset(source, tensor.span))
-            for piece in _pieces(old, tensor.span.end - tensor.span.begin):
+            for piece in _pieces(old, buffer, tensor.span.end - tensor.span.begin):
                 new.write(piece if convert is None else convert(piece, tensor))
 
 
-def _pieces(file: BufferedReader, size: int) -> Iterator[bytearray]:
-    """Yield the next `size` bytes of a file."""
+def header(
+    tensors: Iterable[tuple[str, str, Sequence[int], int]], metadata: Mapping[str, str]
+) -> bytes:
+    """Return what a file begins with whose tensors (name, type, shape, bytes) lie in this order."""
+    described: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for name, dtype, shape, size in tensors:
+        offsets = [position, position + size]
+        described[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": offsets}
+        position += size
+    text = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % LENGTH_BYTES)  # what follows is aligned
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def _pieces(file: BufferedReader, buffer: memoryview, size: int) -> Iterator[memoryview]:
+    """Yield the next `size` bytes of a file, each time in the same memory."""
     while size:
-        piece = bytearray(min(size, PIECE_BYTES))
+        piece = buffer[:size]
         read = file.readinto(piece)
         if read != len(piece):
             raise OSError(f"{file.name}: it ended {size - read} bytes early")
