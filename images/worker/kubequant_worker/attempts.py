@@ -96,6 +96,7 @@ class Attempts:
             for variant in made:
                 portion = Portion(progress, 1)
                 variant.notes += engine.verify(variant.produced, portion)
+                variant.usage = engine.usage(variant.produced)  # seen now, if it loads there
                 portion.finish()
         if self._examination.finds_anything:
             self._evaluate(engine, made)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import textwrap
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from tests.worker.methods.conftest import Counter
+from tests.worker.methods.stand_ins import python_with
 
 from kubequant.api.contract import EngineDetail
 from kubequant.api.outcome import FailureReason
@@ -36,6 +34,9 @@ from kubequant_worker.methods.tensorrt_llm import (
     interpreter,
     require_tensorrt_llm,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 H100 = GPU("NVIDIA H100 80GB HBM3", 80 << 30, (9, 0))
 L4 = GPU("NVIDIA L4", 24 << 30, (8, 9))
@@ -209,11 +210,6 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     They build nothing and know no GPU: what is seen is that words, steps and answers arrive.
     """
-    folder = tmp_path_factory.mktemp("stand-in")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    python = folder / "bin" / "python"
-    asked_for = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    site = Path(subprocess.check_output(asked_for, text=True).strip())
     texts = {
         "tensorrt/__init__.py": "__version__ = '10.14.1'",
         "pynvml.py": """
@@ -262,11 +258,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 def shutdown(self): pass
         """,
     }
-    for name, text in texts.items():
-        path = site / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text))
-    return python
+    return python_with(tmp_path_factory.mktemp("stand-in"), texts)
 
 
 def test_words_go_there_and_steps_and_results_come_back(stand_in: Path, tmp_path: Path) -> None:

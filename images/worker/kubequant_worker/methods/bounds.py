@@ -1,4 +1,4 @@
-"""How many bytes of a model's weights each device may hold, by a spec's `memory`. Pure.
+"""How many bytes a run takes, and what of a model's weights each device may hold. Pure.
 
 What is bounded, `transformers_model` loads: the GPU takes what it may, the CPU's memory what is
 left, the disk the rest. A device that has no bound holds nothing.
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from kubequant.api.enums import Device, Offload
 from kubequant.api.fields import quantity_bytes
+from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
+from kubequant_worker.methods import Needs
 
 if TYPE_CHECKING:
     from kubequant.api.choices import Memory
@@ -21,6 +23,51 @@ GPU_CONTEXT_BYTES: Final = 1 << 30
 # What a loaded model takes, activations included, for each byte of its weights.
 BESIDE_ACTIVATIONS: Final = 1.2
 _LEAST_BYTES: Final = 1 << 28
+_LARGEST_VOCABULARY: Final = 262_144
+_LAYER_BY_LAYER: Final = "spec.memory.offload: CPU brings one layer at a time to the GPU."
+
+
+def kept_logits_bytes(weights: int) -> int:
+    """Return what the original's kept logits take at most, by the bytes of its weights."""
+    return min(KEPT_TOKENS * _LARGEST_VOCABULARY * 2, 8 * weights)
+
+
+def checkpoint_needs(
+    memory: Memory,
+    *,
+    on_gpu: bool,
+    files: int,
+    weights: int,
+    loaded: int,
+    spilled: int,
+    made: int,
+) -> Needs:
+    """Return what a run takes that makes one checkpoint of another.
+
+    All in bytes: `files` of the model, of which `weights`; those as they are `loaded`; what of them
+    stays in memory where they are `spilled` to disk; and what is `made`.
+    """
+    spills = memory.offload is Offload.DISK
+    # A layer's Hessians and the activations between layers grow with a layer, not the model.
+    whole = int(LIBRARIES_BYTES + BESIDE_ACTIVATIONS * loaded)
+    with_disk = LIBRARIES_BYTES + spilled
+    on_the_gpu = 0
+    if on_gpu and memory.offload is Offload.NONE:
+        on_the_gpu = int(GPU_CONTEXT_BYTES + BESIDE_ACTIVATIONS * weights)
+    advice = ""
+    if not spills and with_disk < whole:
+        gib = with_disk / (1 << 30)
+        advice = f"spec.memory.offload: Disk would make do with {gib:.1f} GiB."
+    return Needs(
+        scratch_bytes=int(
+            files + made * 1.25 + (loaded if spills else 0) + kept_logits_bytes(weights)
+        ),
+        memory_bytes=min(with_disk, whole) if spills else whole,
+        comfortable_memory_bytes=whole,
+        gpu_memory_bytes=on_the_gpu,
+        memory_advice=advice,
+        gpu_memory_advice=_LAYER_BY_LAYER if on_the_gpu else "",
+    )
 
 
 def gpu_cap(memory: Memory) -> dict[str | int, int]:

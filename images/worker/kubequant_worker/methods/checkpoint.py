@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from kubequant.api.enums import Device, Offload
+from kubequant.api.enums import Device
 from kubequant.api.status import Usage
 from kubequant_worker.datasets import calibration_samples
-from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import Baseline, Needs, ProducedVariant
-from kubequant_worker.methods.bounds import (
-    BESIDE_ACTIVATIONS,
-    GPU_CONTEXT_BYTES,
-    LIBRARIES_BYTES,
-    most_bytes,
+from kubequant_worker.methods.bounds import checkpoint_needs, most_bytes
+from kubequant_worker.methods.checkpoint_check import (
+    CHECK_TEXT,
+    Reference,
+    computed_by,
+    judge,
+    judge_saved,
 )
-from kubequant_worker.methods.checkpoint_check import CHECK_TEXT, Reference, judge, judge_saved
 from kubequant_worker.methods.checkpoint_files import (
     embedding_bytes,
     is_passenger,
@@ -41,6 +41,7 @@ from kubequant_worker.methods.precision import (
 )
 from kubequant_worker.methods.published_config import publish_config
 from kubequant_worker.methods.transformers_runtime import TransformersEngine, TransformersRuntime
+from kubequant_worker.methods.vllm_check import Answer, ask, judge_served
 from kubequant_worker.sources.model_folder import require_unquantized
 from kubequant_worker.sources.selection import is_weights
 
@@ -54,13 +55,13 @@ if TYPE_CHECKING:
     from kubequant.api.spec import QuantizationJobSpec
     from kubequant_worker.datasets import TextSet
     from kubequant_worker.evaluation.meter import Meter
+    from kubequant_worker.evaluation.runtime import FloatRows
     from kubequant_worker.methods import Quantizer, Workspace
 
-LARGEST_VOCABULARY = 262_144
-LAYER_BY_LAYER = "spec.memory.offload: CPU brings one layer at a time to the GPU."
 # What is left to activations and single layers where weights are spilled to disk.
 _SPILLED_SHARE = 0.25
 _READABLE = 0o644
+_VLLM = Usage(runtime="vLLM", command="vllm serve .")
 
 
 class CheckpointQuantizer(ABC):
@@ -81,6 +82,7 @@ class CheckpointQuantizer(ABC):
         self._runtime: TransformersRuntime | None = None
         self._reference: Reference | None = None
         self._calibration_tokens = 0
+        self._unserved = False
 
     @classmethod
     def engine(cls) -> str:
@@ -100,36 +102,18 @@ class CheckpointQuantizer(ABC):
     @classmethod
     def needs(cls, spec: QuantizationJobSpec, files: Mapping[str, int]) -> Needs:
         """Return what the run will take, taking the weights for 16 bits wide."""
-        sizes = [size for name, size in files.items() if is_weights(name)]
-        weights = sum(sizes)
+        weights = sum(size for name, size in files.items() if is_weights(name))
         on_gpu = spec.effective_device() is Device.GPU
         keeps = on_gpu or (spec.memory.low_memory and has_bfloat16())
         loaded = weights if keeps else 2 * weights
-        spilled = spec.memory.offload is Offload.DISK
-        # A layer's Hessians and the activations between layers grow with a layer, not the model.
-        whole = int(LIBRARIES_BYTES + BESIDE_ACTIVATIONS * loaded)
-        with_disk = LIBRARIES_BYTES + cls.spilled_bytes(spec, loaded)
-        least = min(with_disk, whole) if spilled else whole
-        kept_logits = min(KEPT_TOKENS * LARGEST_VOCABULARY * 2, 8 * weights)
-        on_the_gpu = 0
-        if on_gpu and spec.memory.offload is Offload.NONE:
-            on_the_gpu = int(GPU_CONTEXT_BYTES + BESIDE_ACTIVATIONS * weights)
-        advice = ""
-        if not spilled and with_disk < whole:
-            gib = with_disk / (1 << 30)
-            advice = f"spec.memory.offload: Disk would make do with {gib:.1f} GiB."
-        return Needs(
-            scratch_bytes=int(
-                sum(files.values())
-                + weights * cls.bits(spec) / 16 * 1.25
-                + (loaded if spilled else 0)
-                + kept_logits
-            ),
-            memory_bytes=least,
-            comfortable_memory_bytes=whole,
-            gpu_memory_bytes=on_the_gpu,
-            memory_advice=advice,
-            gpu_memory_advice=LAYER_BY_LAYER if on_the_gpu else "",
+        return checkpoint_needs(
+            spec.memory,
+            on_gpu=on_gpu,
+            files=sum(files.values()),
+            weights=weights,
+            loaded=loaded,
+            spilled=cls.spilled_bytes(spec, loaded),
+            made=int(weights * cls.bits(spec) / 16),
         )
 
     @classmethod
@@ -168,8 +152,7 @@ class CheckpointQuantizer(ABC):
         opening = [] if runtime.bos_token is None else [runtime.bos_token]
         ids = np.array([*opening, *runtime.tokenize([CHECK_TEXT])[0]], np.int32)
         ids = ids[: runtime.context_length]
-        rows = [piece.rows.copy() for piece in runtime.logits([ids])]
-        self._reference = Reference(ids, np.concatenate(rows))
+        self._reference = Reference(ids, computed_by(runtime, ids))
         meter.set_total(1)
         meter.advance(1, "the original loads")
         return ()
@@ -304,22 +287,37 @@ class CheckpointQuantizer(ABC):
     def verify(self, produced: ProducedVariant, meter: Meter) -> tuple[str, ...]:
         """Load the variant in a new process, generate, and hold its logits against the original's.
 
+        Where vLLM is in the image, it does the same with what it serves.
+
         Raises:
             BadRequestError: It does not load, or computes something else than the original.
         """
         if self._reference is None:
             raise RuntimeError("check_baseline() comes first")
-        self._expect()
-        runtime = self.open_runtime(produced, 0)
-        rows = [piece.rows.copy() for piece in runtime.logits([self._reference.ids])]
-        computed = np.concatenate(rows)
-        notes = [judge(self._reference, computed, bits=self.bits(self._spec))]
-        if self.expected_logits.is_file():
-            notes.append(judge_saved(self._reference, np.load(self.expected_logits), computed))
-        runtime.generate(["The"], 8)
         meter.set_total(1)
-        meter.advance(1, f"{produced.name} loads, generates, and is the original's likeness")
-        return tuple(notes)
+        self._expect()
+        ids, vllm = self._reference.ids, Answer()
+        if self.usage(produced).runtime == _VLLM.runtime:  # before transformers takes the memory
+            meter.advance(0, "asking vLLM")
+            trusted = self._spec.model.trust_remote_code
+            folder, scratch = self._work.artifact, self._work.scratch
+            vllm = ask(folder, ids, scratch, gpu=self.on_gpu, trusted=trusted)
+            self._unserved = vllm.refused
+        runtime = self.open_runtime(produced, 0)
+        computed = computed_by(runtime, ids)
+        notes = [*self._judged(self._reference, computed), vllm.note]
+        if vllm.served is not None:
+            notes.append(judge_served(self._reference.rows, computed, vllm.served))
+        runtime.generate(["The"], 8)
+        meter.advance(1, f"{produced.name} loads, generates, and computes what was made")
+        return tuple(note for note in notes if note)
+
+    def _judged(self, reference: Reference, computed: FloatRows) -> list[str]:
+        """Return notes on the variant's logits; raises BadRequestError where they are wrong."""
+        notes = [judge(reference, computed, bits=self.bits(self._spec))]
+        if self.expected_logits.is_file():
+            notes.append(judge_saved(reference, np.load(self.expected_logits), computed))
+        return notes
 
     def open_runtime(
         self, of: Baseline | ProducedVariant, context_length: int
@@ -378,7 +376,7 @@ class CheckpointQuantizer(ABC):
     def usage(self, produced: ProducedVariant) -> Usage:
         """Return the command that serves the variant."""
         del produced
-        return Usage(runtime="vLLM", command="vllm serve .")
+        return Usage(runtime="transformers") if self._unserved else _VLLM
 
     def close(self) -> None:
         """End the children; a second call does nothing."""

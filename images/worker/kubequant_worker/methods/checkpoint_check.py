@@ -17,9 +17,9 @@ from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods.gguf_check import CHECK_TEXT, compare
 
 if TYPE_CHECKING:
-    from kubequant_worker.evaluation.runtime import FloatRows, TokenArray
+    from kubequant_worker.evaluation.runtime import FloatRows, Runtime, TokenArray
 
-__all__ = ["CHECK_TEXT", "MOST_DIVERGENCE", "Reference", "judge", "judge_saved"]
+__all__ = ["CHECK_TEXT", "MOST_DIVERGENCE", "Reference", "computed_by", "judge", "judge_saved"]
 
 # The mean divergence, in nats, that a sound checkpoint of so many bits stays below by far (measured
 # on the tiny model: at most 0.003, 0.014, 0.03 and 0.14 by bits 8, 4, 3, 2). One whose rows have
@@ -39,6 +39,11 @@ class Reference:
 
     ids: TokenArray
     rows: FloatRows
+
+
+def computed_by(runtime: Runtime, ids: TokenArray) -> FloatRows:
+    """Return the logits of a loaded model over `ids`, shape (tokens, vocabulary)."""
+    return np.concatenate([piece.rows.copy() for piece in runtime.logits([ids])])
 
 
 def judge(reference: Reference, rows: FloatRows, *, bits: float) -> str:

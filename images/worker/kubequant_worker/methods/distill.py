@@ -19,14 +19,13 @@ import numpy as np
 from kubequant.api.enums import Device, Offload
 from kubequant.api.fields import quantity_bytes
 from kubequant_worker.errors import BadRequestError, InterruptedRunError, WorkerError
-from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import STUDENT, Baseline, Needs
 from kubequant_worker.methods.bounds import (
     BESIDE_ACTIVATIONS,
     GPU_CONTEXT_BYTES,
     LIBRARIES_BYTES,
+    kept_logits_bytes,
 )
-from kubequant_worker.methods.checkpoint import LARGEST_VOCABULARY
 from kubequant_worker.methods.checkpoint_check import Reference, judge_saved
 from kubequant_worker.methods.checkpoint_files import is_passenger
 from kubequant_worker.methods.checkpoint_keeper import CheckpointKeeper
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from kubequant.api.spec import QuantizationJobSpec
     from kubequant_worker.datasets import TextSet
     from kubequant_worker.evaluation.meter import Meter
+    from kubequant_worker.evaluation.runtime import FloatRows
     from kubequant_worker.methods import ProducedVariant, Workspace
     from kubequant_worker.methods.child import Child
     from kubequant_worker.methods.transformers_runtime import TransformersRuntime
@@ -129,7 +129,7 @@ class Distiller(EngineQuantizer):
         taught = int(BESIDE_ACTIVATIONS * teacher)
         beside = _KEPT * weights + taught
         memory = LIBRARIES_BYTES + (beside if on_gpu else learning + 2 * teacher)
-        kept_logits = min(KEPT_TOKENS * LARGEST_VOCABULARY * 2, 8 * (teacher + student))
+        kept_logits = kept_logits_bytes(teacher + student)
         return Needs(
             # The student before and after, and three checkpoints: gone on from, kept, and next.
             scratch_bytes=sum(files.values()) + 3 * student + 3 * _KEPT * weights + kept_logits,
@@ -314,25 +314,13 @@ class Distiller(EngineQuantizer):
             before = Baseline(UNTRAINED, self._student, one.size_bytes)
             yield replace(one, before=before, distillation=self._distillation)
 
-    def verify(self, produced: ProducedVariant, meter: Meter) -> tuple[str, ...]:
-        """Load the student in a new process, generate, and hold it against what was trained.
+    def _judged(self, reference: Reference, computed: FloatRows) -> list[str]:
+        """Hold the student against what was trained.
 
         It need not be the teacher's likeness: how far it is from that is measured.
-
-        Raises:
-            BadRequestError: It does not load, or computes something else than it did in training.
         """
-        if self._reference is None:
-            raise RuntimeError("check_baseline() comes first")
-        runtime = self.open_runtime(produced, 0)
-        rows = [piece.rows.copy() for piece in runtime.logits([self._reference.ids])]
         expected = np.load(self.expected_logits)[:, : self._width]
-        trained = Reference(self._reference.ids, expected)
-        note = judge_saved(trained, expected, np.concatenate(rows))
-        runtime.generate(["The"], 8)
-        meter.set_total(1)
-        meter.advance(1, f"{produced.name} loads, generates, and is the student that was trained")
-        return (note,)
+        return [judge_saved(Reference(reference.ids, expected), expected, computed)]
 
 
 class _Steps:

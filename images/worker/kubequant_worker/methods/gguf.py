@@ -17,8 +17,8 @@ from kubequant.api.params import GGUFParameters, GGUFType
 from kubequant.api.status import Usage
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.meter import Portion
-from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import Baseline, Needs, ProducedVariant
+from kubequant_worker.methods.bounds import kept_logits_bytes
 from kubequant_worker.methods.checkpoint_check import Reference
 from kubequant_worker.methods.checkpoint_check import judge as judge_variant
 from kubequant_worker.methods.gguf_check import CHECK_TEXT, compare, judge, tokenization_warning
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 MATRIX_FILE = "imatrix.gguf"
 # Fewer tokens than this say nothing about how strongly columns are used.
 LEAST_CALIBRATION_TOKENS = 512
-_LARGEST_VOCABULARY = 262_144
 _EMBEDDINGS = frozenset({"token_embd.weight", "output.weight"})
 # How much of the stage the importance matrix is, against one for each level.
 _MATRIX_SHARE = 3
@@ -92,7 +91,7 @@ class GGUFQuantizer:
         types = (spec.gguf or GGUFParameters()).types
         # Embeddings and output stay wider than the level says, which shows in small models.
         made = sum(min(1.0, LEVELS[kind].bits_per_weight * 1.25 / 16) for kind in types)
-        kept = min(KEPT_TOKENS * _LARGEST_VOCABULARY * 2, 8 * weights)
+        kept = kept_logits_bytes(weights)
         largest = max(sizes, default=0)
         return Needs(
             scratch_bytes=int(sum(files.values()) + weights * (1 + made) + kept),

@@ -16,9 +16,8 @@ from kubequant.api.enums import Offload
 from kubequant.api.status import Usage
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.meter import Portion
-from kubequant_worker.evaluation.perplexity import KEPT_TOKENS
 from kubequant_worker.methods import Baseline, Needs
-from kubequant_worker.methods.bounds import LIBRARIES_BYTES
+from kubequant_worker.methods.bounds import LIBRARIES_BYTES, kept_logits_bytes
 from kubequant_worker.methods.checkpoint import CheckpointQuantizer
 from kubequant_worker.methods.checkpoint_check import CHECK_TEXT
 from kubequant_worker.methods.checkpoint_files import is_passenger, weight_bytes
@@ -43,7 +42,6 @@ _EXPORT_MODULE = "kubequant_worker.methods.onnx_export_child"
 _QUANTIZE_MODULE = "kubequant_worker.methods.onnx_quantize_child"
 # Protobuf reads no file above 2 GiB; far below it, weights are better off in a file that is mapped.
 LARGEST_FILE_BYTES = 1 << 30
-_LARGEST_VOCABULARY = 262_144
 # The most that a run held, over the weights in float32. Random Llamas of 94, 156 and 185 million
 # parameters took 0.6 GiB for libraries (anonymous memory of all its processes, while exporting) and
 # 1.15 times their weights; measuring the original took 1.0 times, quantizing less than 1.2.
@@ -97,7 +95,7 @@ class ONNXRuntimeQuantizer(CheckpointQuantizer):
                     "exported whole, in float32; remove it, or set engine: LLMCompressor"
                 )
         weights = sum(size for name, size in files.items() if is_weights(name))
-        kept_logits = min(KEPT_TOKENS * _LARGEST_VOCABULARY * 2, 8 * weights)
+        kept_logits = kept_logits_bytes(weights)
         float32 = 2 * weights
         # Quantized matrices lie one by one on the disk before they are put together.
         quantized = 2 * weights * cls.bits(spec) / 16 * 1.25

@@ -19,7 +19,7 @@ from kubequant.api.status import Usage
 from kubequant.api.tensorrt import TensorRTParameters
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.meter import Portion
-from kubequant_worker.methods.checkpoint_check import judge
+from kubequant_worker.methods.checkpoint_check import computed_by, judge
 from kubequant_worker.methods.checkpoint_files import weight_bytes
 from kubequant_worker.methods.child import ChildFailedError
 from kubequant_worker.methods.engine import EngineQuantizer, calibration_note
@@ -202,8 +202,8 @@ class ModelOptTensorRT(EngineQuantizer):
         started = TransformersEngine(self._work.threads, gpus=self.on_gpu)
         try:
             runtime = TransformersRuntime(started, self._work.artifact, self.loading())
-            rows = [piece.rows.copy() for piece in runtime.logits([self._reference.ids])]
-            judge(self._reference, np.concatenate(rows), bits=self.bits(self._spec))
+            computed = computed_by(runtime, self._reference.ids)
+            judge(self._reference, computed, bits=self.bits(self._spec))
         except BadRequestError as error:
             if error.reason is not FailureReason.VERIFICATION_FAILED:
                 return f"transformers does not load the checkpoint: {error.message}"

@@ -1,43 +1,17 @@
-"""Asks TensorRT-LLM 1.2, in the Python that holds it: tensorrt_llm_program.py PIPE PARENT-PID JOB.
+"""What is asked of TensorRT-LLM 1.2, in the Python that holds it (`foreign_program`).
 
-It stands alone: that Python holds none of kubequant's packages. JOB is a file of JSON, the answer
-lines of JSON (kind, value) into PIPE: "step" while it works, then "result" or "refused". Building
-is `trtllm-build` itself (`tensorrt_llm.commands.build`), so that an engine is what its users make;
-asking is the LLM API over TensorRT engines (`tensorrt_llm._tensorrt_engine`). Both are gone from
-TensorRT-LLM 1.3, whose PyTorch backend builds no engines.
+It stands alone. Building is `trtllm-build` itself (`tensorrt_llm.commands.build`), so that an
+engine is what its users make; asking is the LLM API over TensorRT engines
+(`tensorrt_llm._tensorrt_engine`). Both are gone from TensorRT-LLM 1.3, whose PyTorch backend builds
+no engines.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
-
-_PR_SET_PDEATHSIG = 1
-# What the library raises where it does not know a model or has no kernel for it.
-_FORESEEABLE = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError,
-    RuntimeError, TypeError, ValueError,
-)  # fmt: skip
-_LONGEST = 400
-
-
-class Pipe:
-    """Where answers go."""
-
-    def __init__(self, descriptor: int) -> None:
-        """Write to `descriptor`, which nothing that is started inherits."""
-        os.set_inheritable(descriptor, False)  # noqa: FBT003 - the function's only form
-        self._descriptor = descriptor
-
-    def say(self, kind: str, value: object) -> None:
-        """Write one line."""
-        line = json.dumps({"kind": kind, "value": value}) + "\n"
-        os.write(self._descriptor, line.encode())
 
 
 def machine() -> dict[str, Any]:
@@ -73,7 +47,7 @@ def driver_version() -> str:
         return ""
 
 
-def build(job: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
+def build(job: dict[str, Any], pipe: Any) -> dict[str, Any]:
     """Build an engine by the words of `trtllm-build`, part after part on the first GPU."""
     from tensorrt_llm.commands import build as command  # noqa: PLC0415 - slow
 
@@ -93,7 +67,7 @@ def build(job: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
     return machine()
 
 
-def answer(job: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
+def answer(job: dict[str, Any], pipe: Any) -> dict[str, Any]:
     """Return the likeliest token after each of `starts`, by the engine in the folder `engine`."""
     del pipe
     from tensorrt_llm import SamplingParams  # noqa: PLC0415 - slow
@@ -116,30 +90,4 @@ def answer(job: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
         llm.shutdown()
 
 
-def first_line(error: BaseException) -> str:
-    """Return an error's own words on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:_LONGEST]
-
-
-def main() -> int:
-    """Carry out one job; the exit code says whether there is an answer."""
-    descriptor, parent, job_path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked to die with it
-        return 1
-    pipe = Pipe(descriptor)
-    job = json.loads(Path(job_path).read_text(encoding="utf-8"))
-    operation = {"build": build, "answer": answer}[job["operation"]]
-    try:
-        pipe.say("result", operation(job, pipe))
-    except _FORESEEABLE as error:
-        import traceback  # noqa: PLC0415 - only here
-
-        traceback.print_exc()
-        pipe.say("refused", first_line(error))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+OPERATIONS = {"build": build, "answer": answer}
