@@ -82,6 +82,7 @@ def vllm(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def asked(tmp_path: Path, model: str = "model", *, gpu: bool = True) -> vllm_check.Answer:
+    (tmp_path / model).mkdir(exist_ok=True)
     return ask(tmp_path / model, IDS, tmp_path, gpu=gpu, trusted=False)
 
 
@@ -134,6 +135,19 @@ def test_what_goes_wrong_with_vllm_loses_nothing(
     assert said in answer.note
     assert answer.refused is (model == "unknown")
     assert answer.served is None
+
+
+@pytest.mark.usefixtures("vllm")
+def test_it_is_not_asked_where_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_check, "available_bytes", lambda: 3 << 30)
+    assert ask(TINY, IDS, tmp_path, gpu=True, trusted=False).note == (
+        "vLLM was not asked to load what is published: it takes about 4.0 GiB of memory, and 3.0 "
+        "GiB are free"
+    )
+    monkeypatch.setattr(vllm_check, "available_bytes", lambda: 5 << 30)
+    assert ask(TINY, IDS, tmp_path, gpu=True, trusted=False).served is not None
 
 
 def rows(seed: int) -> np.ndarray[Any, Any]:

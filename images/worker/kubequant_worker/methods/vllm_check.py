@@ -20,9 +20,11 @@ import numpy as np
 
 from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
+from kubequant_worker.methods.checkpoint_files import weight_bytes
 from kubequant_worker.methods.child import WORKING_FOLDER, ChildFailedError
 from kubequant_worker.methods.foreign import ForeignProgram, RefusedError, foreign_environment
 from kubequant_worker.methods.gguf_check import compare
+from kubequant_worker.methods.memory import available_bytes
 
 if TYPE_CHECKING:
     from kubequant_worker.evaluation.runtime import FloatRows, TokenArray
@@ -40,6 +42,9 @@ says; 16 bits, and kernels that quantize activations themselves, may make more o
 """
 # How much of a GPU vLLM may take: its own default, and no more than is free.
 _GPU_SHARE: Final = 0.9
+# What vLLM takes beside the weights, which also pass through memory on their way to a GPU (2 GB
+# were measured on a CPU).
+_MEMORY_BYTES: Final = 4 << 30
 # Longer than the largest checkpoint takes to be read from a slow disk: a hang loses the run.
 _SECONDS: Final = 3600.0
 _LONGEST_NOTE: Final = 300
@@ -110,12 +115,17 @@ def interpreter(*, gpu: bool) -> str:
 def ask(checkpoint: Path, ids: TokenArray, scratch: Path, *, gpu: bool, trusted: bool) -> Answer:
     """Let vLLM load the folder `checkpoint` and read `ids`.
 
-    That it does not load is no failure: transformers does, and vLLM knows fewer architectures.
+    That it does not load is no failure: transformers does, and vLLM knows fewer architectures. It
+    is not asked where memory is short, since a pod that exceeds its limit is killed whole.
     """
     python = interpreter(gpu=gpu)
     if not python:
         note = "vLLM is not in this worker: transformers alone has loaded what is published"
         return Answer(note=note if gpu else "")
+    needed, free = _MEMORY_BYTES + weight_bytes(checkpoint), available_bytes()
+    if free < needed:
+        gib = f"{needed / (1 << 30):.1f} GiB of memory, and {free / (1 << 30):.1f} GiB are free"
+        return Answer(note=f"vLLM was not asked to load what is published: it takes about {gib}")
     cache = {"VLLM_CACHE_ROOT": str(scratch / "vllm"), "VLLM_CONFIG_ROOT": str(scratch / "vllm")}
     environment = foreign_environment(gpus=gpu, **_SETTINGS, **cache)
     job: dict[str, Any] = {
