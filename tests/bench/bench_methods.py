@@ -46,8 +46,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SCRIPTS = Path(__file__).parent / "scripts"
-PAIRS = 1
 MOST = 1.05
+# What takes seconds varies by more of itself.
+PAIRS_OF_SECONDS = 3
 LAYERS = 26
 # With all layers 294 million parameters in their linear modules, and 4 million in the embeddings.
 MODEL = {
@@ -77,8 +78,10 @@ class Row:
     """What the script is told beside its words."""
     numbers: int = 1
     """How many numbers it prints at its end, the last of them the seconds."""
-    hours: bool = False
-    """On a CPU it takes that long on the whole model: measured only where it is named."""
+    layers: int = LAYERS
+    """Of the model: fewer where all of them would take hours on a CPU."""
+    pairs: int = 1
+    """How often each side runs."""
 
 
 # gptqmodel waits for itself with fewer workers.
@@ -92,9 +95,11 @@ ROWS = {
     ),
     "INT4 by llmcompressor": Row(
         "llmcompressor", "quantize_llmcompressor", {"method": "INT4"}, numbers=2,
+        pairs=PAIRS_OF_SECONDS,
     ),
     "FP8 by llmcompressor": Row(
         "llmcompressor", "quantize_llmcompressor", {"method": "FP8"}, numbers=2,
+        pairs=PAIRS_OF_SECONDS,
     ),
     "GPTQ by llmcompressor": Row(
         "llmcompressor", "quantize_llmcompressor",
@@ -115,15 +120,17 @@ ROWS = {
         "gptqmodel", "quantize_gptqmodel",
         {"method": "AWQ", "awq": {"engine": "GPTQModel"}},
         _TWO_WORKERS,
-        hours=True,  # the search for the best clip: minutes for each layer
+        layers=2,  # the search for the best clip: minutes for each layer
     ),
     "INT8 by torchao": Row(
         "transformers", "quantize_transformers",
         {"method": "INT8", "int8": {"engine": "TorchAO"}},
+        pairs=PAIRS_OF_SECONDS,
     ),
     "BitsAndBytes in 4 bits": Row(
         "transformers", "quantize_transformers",
         {"method": "BitsAndBytes", "bitsAndBytes": {"bits": 4}},
+        pairs=PAIRS_OF_SECONDS,
     ),
     "INT4 by auto-round": Row(
         "auto-round", "quantize_auto_round",
@@ -312,47 +319,52 @@ def measured(row: Row, model: Path, samples: Path, pairs: int) -> str:
 
 
 def main() -> None:
-    """Measure the rows named (default: all but those of hours); print a JSON object at the end."""
+    """Measure the rows named (default: all); print a JSON object at the end."""
     parser = argparse.ArgumentParser(description="Hold each method against its engine's script.")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="runs of each side")
-    parser.add_argument("--layers", type=int, default=LAYERS, help="of the model; fewer to try")
+    parser.add_argument("--pairs", type=int, help="runs of each side")
+    parser.add_argument("--layers", type=int, help="of the model; fewer to try")
     asked = parser.parse_args()
-    names = asked.rows or [name for name, row in ROWS.items() if not row.hours]
+    names = asked.rows or list(ROWS)
     if unknown := [name for name in names if name not in ROWS]:
         parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
     with tempfile.TemporaryDirectory(prefix="kubequant-bench-") as temporary:
         folder = Path(temporary)
-        model = random_llama(folder / "model", **MODEL, num_hidden_layers=asked.layers)
-        millions = parameters(model) / 1e6
-        print(f"measuring on {millions:.0f} million parameters", file=sys.stderr, flush=True)
+        models: dict[int, Path] = {}
         samples = calibration_file(folder)
         for image in sorted({ROWS[name].image for name in names}):
             compile_packages(image)
         figures = {}
         for name in names:
-            print(f"measuring {name}", file=sys.stderr, flush=True)
-            figures[name] = measured(ROWS[name], model, samples, asked.pairs)
-            print(figures[name], file=sys.stderr, flush=True)
-    count = f"medians of {asked.pairs} pairs" if asked.pairs > 1 else "one pair"
+            row = ROWS[name]
+            layers, pairs = asked.layers or row.layers, asked.pairs or row.pairs
+            if layers not in models:
+                target = folder / f"model-{layers}"
+                models[layers] = random_llama(target, **MODEL, num_hidden_layers=layers)
+            count = f"{pairs} pairs" if pairs > 1 else "one pair"
+            millions = parameters(models[layers]) / 1e6
+            label = f"{name} ({count}, {millions:.0f} million parameters)"
+            print(f"measuring {label}", file=sys.stderr, flush=True)
+            figures[label] = measured(row, models[layers], samples, pairs)
+            print(figures[label], file=sys.stderr, flush=True)
     result = {
         "name": (
-            f"Each method on a random model of {millions:.0f} million parameters against the "
-            "engine's own documented script with the same parameters and token ids, both on this "
-            f"CPU in float32 ({count}): from loading the model to the saved checkpoint, and the "
-            "peak anonymous memory of the whole tree of processes meanwhile"
+            "Each method on a random model against the engine's own documented script with the "
+            "same parameters and token ids, both on this CPU in float32 (medians where there are "
+            "several pairs): from loading the model to the saved checkpoint, and the peak "
+            "anonymous memory of the whole tree of processes meanwhile"
         ),
         "target": f"time and memory at most {MOST} each",
         "figures": figures,
         "note": (
             "Ours is the stage Quantizing of a run's report; fetching, measuring, verifying and "
             "publishing are left out, and the engines' imports on both sides. Ours also tokenizes "
-            "the text, keeps what the quantized model computes to verify the saved one by, and "
-            "gives unquantized tensors back the type that they had: seconds that show where a "
-            "method takes no more than seconds. Its tree has two processes more, the command and "
-            "the worker. llmcompressor's documented scripts generate a sample before they save (20 "
-            "tokens here); with that stands our stage Verifying, which loads the saved file in a "
-            "process of its own, compares its logits and generates too."
+            "the text and, by llmcompressor, keeps what the quantized model computes to verify the "
+            "saved one by: seconds that show where a method takes no more than seconds. Its tree "
+            "has two processes more, the command and the worker. llmcompressor's documented "
+            "scripts generate a sample before they save (20 tokens here); with that stands our "
+            "stage Verifying, which loads the saved file in a process of its own, compares its "
+            "logits and generates too."
         ),
     }
     print(json.dumps(result))
