@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
@@ -24,7 +24,6 @@ from kubequant_worker.methods.tensorrt_engine import build_words, engine_detail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import TracebackType
 
     from kubequant.api.contract import EngineDetail
     from kubequant.api.tensorrt import TensorRTParameters
@@ -61,13 +60,13 @@ def require_tensorrt_llm() -> None:
     )
 
 
-class TensorRTLLM:
+class TensorRTLLM(ForeignProgram):
     """The program, one operation after another. A context manager: what runs ends with it."""
 
     def __init__(self, scratch: Path, python: str = "") -> None:
         """Work in `scratch`, with `python` instead of the image's where it is named."""
-        python = python or interpreter()
-        self._program = ForeignProgram("TensorRT-LLM", OPERATIONS, python, scratch, _environment())
+        found = python or interpreter()
+        super().__init__("TensorRT-LLM", OPERATIONS, found, scratch, _environment())
 
     def build(
         self, asked: TensorRTParameters, ranks: Path, target: Path, meter: Meter
@@ -83,7 +82,7 @@ class TensorRTLLM:
         meter.set_total(parallel)
         meter.advance(0, "building the engine")
         words = ["--checkpoint_dir", str(ranks), "--output_dir", str(target), *build_words(asked)]
-        built = self._run(
+        built = self._asked(
             {"operation": "build", "words": words},
             lambda done: meter.advance(1, f"engine: part {done} of {parallel}"),
         )
@@ -94,14 +93,15 @@ class TensorRTLLM:
         """Return the token that the engine in a folder answers after each beginning of `ids`."""
         count = min(len(ids), _QUESTIONS)
         starts = [ids[: end + 1].tolist() for end in range(count)]
-        found = self._run({"operation": "answer", "engine": str(engine), "starts": starts})
+        found = self._asked({"operation": "answer", "engine": str(engine), "starts": starts})
         return [int(token) for token in found["tokens"]]
 
-    def _run(
+    def _asked(
         self, job: Mapping[str, Any], on_step: Callable[[int], None] = lambda _: None
     ) -> dict[str, Any]:
+        """Return an operation's result; what TensorRT-LLM does not do becomes a sentence."""
         try:
-            return self._program.run(job, on_step)
+            return self.run(job, on_step)
         except RefusedError as error:
             raise BadRequestError(
                 f"spec.tensorRT: TensorRT-LLM does not do this: {error}",
@@ -109,23 +109,6 @@ class TensorRTLLM:
                 advice="ask for less (maxBatchSize, maxInputLength, maxOutputLength), take another "
                 "precision, or set build: Checkpoint",
             ) from error
-
-    def close(self) -> None:
-        """Kill what runs and wait for it; a second call does nothing."""
-        self._program.close()
-
-    def __enter__(self) -> Self:
-        """Return itself; nothing runs before it is asked."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End what runs."""
-        self.close()
 
 
 def _environment() -> dict[str, str]:
