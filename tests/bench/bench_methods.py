@@ -364,7 +364,9 @@ def main() -> None:
             "has two processes more, the command and the worker. llmcompressor's documented "
             "scripts generate a sample before they save (20 tokens here); with that stands our "
             "stage Verifying, which loads the saved file in a process of its own, compares its "
-            "logits and generates too."
+            "logits and generates too. gptqmodel's search for AWQ's scales works on the weights "
+            "themselves where it counts on a copy, of float32 on a CPU, so that each try ruins the "
+            "next: ours gives it the copy, and writes other bytes."
         ),
     }
     print(json.dumps(result))

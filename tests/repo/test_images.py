@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kubequant.controller.catalog import ImageKey
+from kubequant.api.engines import ENGINES
+from kubequant.controller.catalog import IMAGES, ImageKey
 from kubequant.controller.settings import DEFAULT_IMAGES
 
 if TYPE_CHECKING:
@@ -86,6 +87,19 @@ def test_with_vllm_what_it_serves_stands_on_an_image_that_holds_it(name: str) ->
     words = script.build_command("vllm", choices)
     assert f"BASE_IMAGE=example.com/team/kubequant/base:{version}" in words
     assert script.with_those_below([name], script.Choices(tool="docker")) == ["base", name]
+
+
+def test_an_image_whose_artifacts_vllm_serves_can_hold_it_unless_its_torch_is_another() -> None:
+    served = {
+        IMAGES[engine.name].key.value
+        for engines in ENGINES.values()
+        for engine in engines
+        if "vLLM" in engine.served_by
+    }
+    holding = {name for name, image in build_script().IMAGES.items() if image.for_vllm}
+
+    assert served - holding == {"gptq-legacy", "awq-legacy", "tensorrt"}
+    assert holding <= served
 
 
 def test_with_vllm_all_images_are_built_and_the_others_stand_where_they_did() -> None:

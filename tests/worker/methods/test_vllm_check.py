@@ -46,7 +46,8 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
             import os, time
             __version__ = "0.99.0"
             class SamplingParams:
-                def __init__(self, **words): self.told = words["prompt_logprobs"]
+                def __init__(self, **words):
+                    self.told, self.most = words["prompt_logprobs"], words["max_tokens"]
             class _Logprob:
                 def __init__(self, value): self.logprob = value
             class LLM:
@@ -67,7 +68,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         {299: _Logprob(-9.0), **likely} if n == 1 else likely
                         for n in range(1, len(ids))
                     ]
-                    found.outputs = [type("Out", (), {"token_ids": [1, 2]})()]
+                    found.outputs = [type("Out", (), {"token_ids": [1] * params.most})()]
                     return [found]
         """,
     }

@@ -20,11 +20,12 @@ from kubequant_worker.datasets import calibration_samples
 from kubequant_worker.methods import Baseline, Needs, ProducedVariant
 from kubequant_worker.methods.bounds import checkpoint_needs, most_bytes
 from kubequant_worker.methods.checkpoint_check import (
-    CHECK_TEXT,
+    WRITTEN,
     Reference,
     computed_by,
     judge,
     judge_saved,
+    reference_of,
 )
 from kubequant_worker.methods.checkpoint_files import (
     embedding_bytes,
@@ -149,10 +150,7 @@ class CheckpointQuantizer(ABC):
         """Keep the original's logits of a short text, which `verify` holds the variant against."""
         baseline = Baseline(self._dtype, self._measured_original(), 0)
         runtime = self.open_runtime(baseline, 0)
-        opening = [] if runtime.bos_token is None else [runtime.bos_token]
-        ids = np.array([*opening, *runtime.tokenize([CHECK_TEXT])[0]], np.int32)
-        ids = ids[: runtime.context_length]
-        self._reference = Reference(ids, computed_by(runtime, ids))
+        self._reference = reference_of(runtime)
         meter.set_total(1)
         meter.advance(1, "the original loads")
         return ()
@@ -308,7 +306,7 @@ class CheckpointQuantizer(ABC):
         notes = [*self._judged(self._reference, computed), vllm.note]
         if vllm.served is not None:
             notes.append(judge_served(self._reference.rows, computed, vllm.served))
-        runtime.generate(["The"], 8)
+        runtime.generate(["The"], WRITTEN)
         meter.advance(1, f"{produced.name} loads, generates, and computes what was made")
         return tuple(note for note in notes if note)
 

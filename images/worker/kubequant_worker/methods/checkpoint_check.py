@@ -19,8 +19,19 @@ from kubequant_worker.methods.gguf_check import CHECK_TEXT, compare
 if TYPE_CHECKING:
     from kubequant_worker.evaluation.runtime import FloatRows, Runtime, TokenArray
 
-__all__ = ["CHECK_TEXT", "MOST_DIVERGENCE", "Reference", "computed_by", "judge", "judge_saved"]
+__all__ = [
+    "CHECK_TEXT",
+    "MOST_DIVERGENCE",
+    "WRITTEN",
+    "Reference",
+    "computed_by",
+    "judge",
+    "judge_saved",
+    "reference_of",
+]
 
+# How many tokens whoever loads a checkpoint writes.
+WRITTEN: Final = 8
 # The mean divergence, in nats, that a sound checkpoint of so many bits stays below by far (measured
 # on the tiny model: at most 0.003, 0.014, 0.03 and 0.14 by bits 8, 4, 3, 2). One whose rows have
 # each other's scales exceeds it (0.7 at 4 bits). Fewer bits may ruin a model without being wrong,
@@ -44,6 +55,14 @@ class Reference:
 def computed_by(runtime: Runtime, ids: TokenArray) -> FloatRows:
     """Return the logits of a loaded model over `ids`, shape (tokens, vocabulary)."""
     return np.concatenate([piece.rows.copy() for piece in runtime.logits([ids])])
+
+
+def reference_of(runtime: Runtime) -> Reference:
+    """Return what the original computes over as much of `CHECK_TEXT` as leaves room to write."""
+    opening = [] if runtime.bos_token is None else [runtime.bos_token]
+    ids = np.array([*opening, *runtime.tokenize([CHECK_TEXT])[0]], np.int32)
+    ids = ids[: max(2, runtime.context_length - WRITTEN)]
+    return Reference(ids, computed_by(runtime, ids))
 
 
 def judge(reference: Reference, rows: FloatRows, *, bits: float) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 
 from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
+from kubequant_worker.methods.checkpoint_check import WRITTEN
 from kubequant_worker.methods.checkpoint_files import weight_bytes
 from kubequant_worker.methods.child import WORKING_FOLDER, ChildFailedError
 from kubequant_worker.methods.foreign import ForeignProgram, RefusedError, foreign_environment
@@ -113,7 +114,7 @@ def interpreter(*, gpu: bool) -> str:
 
 
 def ask(checkpoint: Path, ids: TokenArray, scratch: Path, *, gpu: bool, trusted: bool) -> Answer:
-    """Let vLLM load the folder `checkpoint` and read `ids`.
+    """Let vLLM load the folder `checkpoint`, read `ids` and write a little after them.
 
     That it does not load is no failure: transformers does, and vLLM knows fewer architectures. It
     is not asked where memory is short, since a pod that exceeds its limit is killed whole.
@@ -133,6 +134,7 @@ def ask(checkpoint: Path, ids: TokenArray, scratch: Path, *, gpu: bool, trusted:
         "model": str(checkpoint),
         "ids": ids.tolist(),
         "likeliest": LIKELIEST,
+        "written": WRITTEN,
         "trusted": trusted,
         "gpu_share": _GPU_SHARE,
     }

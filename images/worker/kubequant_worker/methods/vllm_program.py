@@ -10,14 +10,13 @@ from typing import Any
 
 # What is left of a GPU's free memory for what vLLM does not count.
 _SHARE_OF_FREE = 0.95
-_NEW_TOKENS = 8
 
 
 def read(job: dict[str, Any], pipe: Any) -> dict[str, Any]:
-    """Load the checkpoint `model` as `vllm serve` does, and read `ids` with it.
+    """Load the checkpoint `model` as `vllm serve` does, read `ids` and write `written` tokens more.
 
-    Returns vLLM's version, for each position but the last the `likeliest` tokens of the next one
-    with their log probabilities (natural), and how many tokens it wrote after the text.
+    Returns vLLM's version, and for each position but the last the `likeliest` tokens of the next
+    one with their log probabilities (natural).
     """
     del pipe
     import torch  # noqa: PLC0415 - slow
@@ -30,7 +29,7 @@ def read(job: dict[str, Any], pipe: Any) -> dict[str, Any]:
     llm = vllm.LLM(
         model=job["model"],
         trust_remote_code=job["trusted"],
-        max_model_len=len(job["ids"]) + _NEW_TOKENS,
+        max_model_len=len(job["ids"]) + job["written"],
         max_num_seqs=1,
         max_logprobs=job["likeliest"],
         gpu_memory_utilization=share,
@@ -39,18 +38,19 @@ def read(job: dict[str, Any], pipe: Any) -> dict[str, Any]:
     )
     greedy = vllm.SamplingParams(
         temperature=0.0,
-        max_tokens=_NEW_TOKENS,
+        max_tokens=job["written"],
         ignore_eos=True,
         prompt_logprobs=job["likeliest"],
         detokenize=False,
     )
     (found,) = llm.generate([{"prompt_token_ids": job["ids"]}], greedy, use_tqdm=False)
+    if len(found.outputs[0].token_ids) != job["written"]:
+        raise RuntimeError("it writes fewer tokens than it was asked for")
     rows = [one for one in found.prompt_logprobs if one is not None]
     return {
         "version": vllm.__version__,
         "tokens": [[int(token) for token in row] for row in rows],
         "logprobs": [[float(one.logprob) for one in row.values()] for row in rows],
-        "written": len(found.outputs[0].token_ids),
     }
 
 
