@@ -61,9 +61,7 @@ def test_vllm_loads_what_is_published_and_computes_what_transformers_does(
     asked = {"method": method, **member, "device": "CPU", "calibration": CALIBRATION}
     path = manifest(tmp_path, **asked, evaluation={"skip": ["Generations", "Performance"]})
 
-    code, report, error = kubequant(
-        environment, path, **{vllm_check.PYTHON: str(interpreter(VLLM))}
-    )
+    code, report, error = kubequant(environment, path)  # which is told the variable too
 
     assert code == 0, error
     (variant,) = report["variants"]

@@ -29,12 +29,12 @@ from kubequant_worker.methods.distill_state import Progress, load_state, random_
 from kubequant_worker.methods.engine_child import (
     Work,
     bound_gpu,
-    plain_generation,
+    save_pretrained,
     serve_engine,
     write_logits,
 )
 from kubequant_worker.methods.precision import has_bfloat16
-from kubequant_worker.methods.shards import FLOATS, SHARD_BYTES, original_types, restore_types
+from kubequant_worker.methods.shards import FLOATS
 from kubequant_worker.methods.student_layers import FIELD
 from kubequant_worker.methods.transformers_model import (
     Loading,
@@ -187,9 +187,7 @@ class Training:
         usual, computed = getattr(torch, job["stored"]), getattr(torch, job["loading"]["dtype"])
         for name, parameter in model.named_parameters():
             parameter.data = parameter.data.to(stored.get(name, usual)).float()
-        with plain_generation(model, target), original_types(source):
-            model.save_pretrained(target, max_shard_size=SHARD_BYTES)
-        restore_types(target, source)
+        save_pretrained(model, target, source)
         if job["probe"]:
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(computed)

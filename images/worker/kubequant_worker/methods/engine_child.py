@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 
 from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.child import Parent, serve
+from kubequant_worker.methods.shards import SHARD_BYTES, original_types, restore_types
 from kubequant_worker.methods.transformers_model import (
     bos_token,
     context_length,
@@ -27,7 +28,7 @@ from kubequant_worker.methods.transformers_model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from kubequant_worker.methods.child import Operation
 
@@ -104,6 +105,22 @@ def plain_generation(model: Any, target: Path) -> Iterator[None]:
     finally:
         model.generation_config = said
     said.to_json_file(target / _GENERATION)
+
+
+def save_pretrained(
+    model: Any,
+    target: Path,
+    source: Path,
+    label: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None,
+    **words: Any,
+) -> None:
+    """Let transformers save `model` into `target`, what was not quantized as `source` stores it.
+
+    `label` is that of `shards.restore_types`; `words` go to the model's own `save_pretrained`.
+    """
+    with plain_generation(model, target), original_types(source, label):
+        model.save_pretrained(target, max_shard_size=SHARD_BYTES, **words)
+    restore_types(target, source, label)
 
 
 def sentence(error: BaseException) -> str:

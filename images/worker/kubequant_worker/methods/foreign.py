@@ -41,19 +41,25 @@ class RefusedError(Exception):
     """The library does not do what was asked; the message are its own words."""
 
 
-def holds(python: str, library: str, environment: Mapping[str, str]) -> bool:
-    """Say whether a Python is there and holds a library."""
+def said(python: str, code: str, *words: str, environment: Mapping[str, str]) -> str | None:
+    """Return what a Python prints for `code`, None where it is not there or the code fails."""
     try:
         done = subprocess.run(
-            [python, "-P", "-c", _FINDS, library],
+            [python, "-P", "-c", code, *words],
             cwd=WORKING_FOLDER,
             env=environment,
             capture_output=True,
+            text=True,
             check=False,
         )
     except OSError:
-        return False
-    return done.returncode == 0
+        return None
+    return None if done.returncode else done.stdout
+
+
+def holds(python: str, library: str, environment: Mapping[str, str]) -> bool:
+    """Say whether a Python is there and holds a library."""
+    return said(python, _FINDS, library, environment=environment) is not None
 
 
 def foreign_environment(*, gpus: bool, **settings: str) -> dict[str, str]:

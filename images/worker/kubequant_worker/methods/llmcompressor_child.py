@@ -33,7 +33,7 @@ from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import older_transformers, prune_modules, remote_code
 from kubequant_worker.methods.engine_child import (
     Work,
-    plain_generation,
+    save_pretrained,
     sentence,
     serve_engine,
     write_logits,
@@ -48,7 +48,6 @@ from kubequant_worker.methods.ignored import (
     words_of_nothing,
 )
 from kubequant_worker.methods.llmcompressor_magnitude import MagnitudeModifier
-from kubequant_worker.methods.shards import SHARD_BYTES, original_types, restore_types
 from kubequant_worker.methods.transformers_model import Loading, load_model
 from kubequant_worker.sources.safetensors_header import read_header
 
@@ -285,9 +284,7 @@ def _save(model: Any, target: Path, source: Path) -> None:
     What is not quantized gets back the type that it was stored in; scales keep the precision that
     they were computed in.
     """
-    with plain_generation(model, target), original_types(source):
-        model.save_pretrained(target, save_compressed=True, max_shard_size=SHARD_BYTES)
-    restore_types(target, source)
+    save_pretrained(model, target, source, save_compressed=True)
 
 
 if __name__ == "__main__":

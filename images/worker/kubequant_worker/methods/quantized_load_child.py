@@ -24,12 +24,11 @@ from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.engine_child import (
     Work,
-    plain_generation,
+    save_pretrained,
     sentence,
     write_logits,
 )
 from kubequant_worker.methods.ignored import classes_of, ignored, unused, words_of_nothing
-from kubequant_worker.methods.shards import SHARD_BYTES, original_types, restore_types
 from kubequant_worker.methods.transformers_model import Loading, load_model
 
 if TYPE_CHECKING:
@@ -68,6 +67,7 @@ class QuantizedLoadWork(Work):
         """Answer to `parent`."""
         super().__init__(parent)
         self._made: Any = None
+        self._job: Mapping[str, Any] = {}
 
     def operations(self) -> Mapping[str, Operation]:
         """Return what the parent may ask for."""
@@ -105,17 +105,15 @@ class QuantizedLoadWork(Work):
         ) as seen:
             model = self._loaded(source, loading, how)
         self._parent.event(0, 0, "saving")
-        label = partial(self.label, stored=job["stored"])
         # Before it computes (`expect`): an engine may pack weights anew when it first does.
-        with plain_generation(model, target), original_types(source, label):
-            model.save_pretrained(target, max_shard_size=SHARD_BYTES)
-        restore_types(target, source, label)
-        self._made = model
+        save_pretrained(model, target, source, partial(self.label, stored=job["stored"]))
+        self._made, self._job = model, job
         return _notes(skeleton, seen, kept, job["ignore"])
 
-    def expect(self, probe: str, target: str) -> None:
-        """Write to `target` what the model made by `quantize` computes over the ids in `probe`."""
-        write_logits(self._made, self._made.device, Path(probe), Path(target))
+    def expect(self) -> None:
+        """Write what the model made by `quantize` computes, over the ids that its job named."""
+        probe, target = Path(self._job["probe"]), Path(self._job["expected"])
+        write_logits(self._made, self._made.device, probe, target)
 
     def _skeleton(self, source: Path, loading: Loading) -> _Skeleton:
         """Return what the model consists of, by its config alone."""

@@ -72,12 +72,9 @@ def _save(
 ) -> None:
     """Write tensors as a shard, in the types that they have in `before`."""
     types = {name: _restored(name, _TYPES[one.dtype], before) for name, one in tensors.items()}
-    # The widest first, as the format asks: then each begins at a multiple of its width.
-    names = sorted(tensors, key=lambda name: (-DTYPE_BITS[types[name]], name))
-    described = [
-        (name, types[name], one.shape, one.numel() * DTYPE_BITS[types[name]] // 8)
-        for name, one in ((name, tensors[name]) for name in names)
-    ]
+    names = sorted(tensors, key=lambda name: _place(name, types[name]))
+    sizes = {name: one.numel() * DTYPE_BITS[types[name]] // 8 for name, one in tensors.items()}
+    described = [(name, types[name], tensors[name].shape, sizes[name]) for name in names]
     with path.open("wb") as file:
         file.write(tensor_copy.header(described, dict(sorted(metadata.items()))))
         for name in names:
@@ -132,8 +129,7 @@ def _restored(name: str, made: str, before: Mapping[str, str]) -> str:
 
 def _write(path: Path, tensors: Sequence[Copied], metadata: Mapping[str, str]) -> None:
     """Write a shard again."""
-    # The widest first, as the format asks: then each begins at a multiple of its width.
-    ordered = sorted(tensors, key=lambda one: (-DTYPE_BITS[one.dtype], one.name))
+    ordered = sorted(tensors, key=lambda one: _place(one.name, one.dtype))
     again = path.with_suffix(".again")
     try:
         copy_tensors(path, again, ordered, metadata, _converted)
@@ -141,6 +137,14 @@ def _write(path: Path, tensors: Sequence[Copied], metadata: Mapping[str, str]) -
         again.unlink(missing_ok=True)
         raise
     again.rename(path)
+
+
+def _place(name: str, dtype: str) -> tuple[int, str]:
+    """Return by what a shard's tensors are sorted.
+
+    The widest come first, as the format asks: then each begins at a multiple of its width.
+    """
+    return -DTYPE_BITS[dtype], name
 
 
 def _converted(piece: memoryview, tensor: Copied) -> Any:

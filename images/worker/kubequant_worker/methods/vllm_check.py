@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,8 +21,8 @@ from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
 from kubequant_worker.methods.checkpoint_check import WRITTEN
 from kubequant_worker.methods.checkpoint_files import weight_bytes
-from kubequant_worker.methods.child import WORKING_FOLDER, ChildFailedError
-from kubequant_worker.methods.foreign import ForeignProgram, RefusedError, foreign_environment
+from kubequant_worker.methods.child import ChildFailedError
+from kubequant_worker.methods.foreign import ForeignProgram, RefusedError, foreign_environment, said
 from kubequant_worker.methods.gguf_check import compare
 from kubequant_worker.methods.memory import available_bytes
 
@@ -97,20 +96,8 @@ def interpreter(*, gpu: bool) -> str:
     python = os.environ.get(PYTHON) or (sys.executable if find_spec("vllm") else "")
     if not python:
         return ""
-    try:
-        done = subprocess.run(
-            [python, "-P", "-c", _BUILD],
-            cwd=WORKING_FOLDER,
-            env=foreign_environment(gpus=gpu),
-            capture_output=True,
-            check=False,
-        )
-    except OSError:
-        return ""
-    if done.returncode:
-        return ""
-    for_cpu: bool = json.loads(done.stdout)
-    return "" if for_cpu is gpu else python
+    found = said(python, _BUILD, environment=foreign_environment(gpus=gpu))
+    return python if found is not None and json.loads(found) is not gpu else ""
 
 
 def ask(checkpoint: Path, ids: TokenArray, scratch: Path, *, gpu: bool, trusted: bool) -> Answer:
