@@ -24,6 +24,7 @@ __all__ = [
     "MOST_DIVERGENCE",
     "WRITTEN",
     "Reference",
+    "check_ids",
     "computed_by",
     "judge",
     "judge_saved",
@@ -57,11 +58,23 @@ def computed_by(runtime: Runtime, ids: TokenArray) -> FloatRows:
     return np.concatenate([piece.rows.copy() for piece in runtime.logits([ids])])
 
 
+def check_ids(tokens: TokenArray, *, bos_token: int | None, context_length: int) -> TokenArray:
+    """Return as much of the check text's `tokens` as leaves room to write, opened by BOS.
+
+    Whoever computes over the check text takes its ids from here: logits over others cannot be
+    compared.
+    """
+    opening = [] if bos_token is None else [bos_token]
+    return np.array([*opening, *tokens], np.int32)[: max(2, context_length - WRITTEN)]
+
+
 def reference_of(runtime: Runtime) -> Reference:
-    """Return what the original computes over as much of `CHECK_TEXT` as leaves room to write."""
-    opening = [] if runtime.bos_token is None else [runtime.bos_token]
-    ids = np.array([*opening, *runtime.tokenize([CHECK_TEXT])[0]], np.int32)
-    ids = ids[: max(2, runtime.context_length - WRITTEN)]
+    """Return what the original computes over the ids of `CHECK_TEXT`."""
+    ids = check_ids(
+        runtime.tokenize([CHECK_TEXT])[0],
+        bos_token=runtime.bos_token,
+        context_length=runtime.context_length,
+    )
     return Reference(ids, computed_by(runtime, ids))
 
 

@@ -22,6 +22,7 @@ from transformers.exporters.exporter_onnx import OnnxExporter
 from kubequant.api.outcome import FailureReason
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import onnx_graph, remote_code
+from kubequant_worker.methods.checkpoint_check import CHECK_TEXT, check_ids
 from kubequant_worker.methods.child import Parent, serve
 from kubequant_worker.methods.engine_child import sentence
 from kubequant_worker.methods.transformers_model import (
@@ -62,8 +63,8 @@ class Export:
     def export(self, job: Mapping[str, Any]) -> None:
         """Write the model in `job["model"]` to the folder `job["target"]`, in float32.
 
-        `loading`: the fields of `transformers_model.Loading`. `text`: what the logits in the file
-        `reference` (shape (tokens, vocabulary)) are of, and their ids in the file `ids`.
+        `loading`: the fields of `transformers_model.Loading`. The files `ids` and `reference`:
+        the check text's ids, and the logits over them, shape (tokens, vocabulary).
         """
         loading = Loading(**job["loading"])
         remote_code.decide(trusted=loading.trust_remote_code)
@@ -87,10 +88,11 @@ class Export:
     ) -> None:
         trusted = loading.trust_remote_code
         tokenizer = load_tokenizer(path, trust_remote_code=trusted)
-        bos = bos_token(tokenizer)
-        opening = np.array([] if bos is None else [bos], np.int32)
-        ids = np.concatenate([opening, tokenize(tokenizer, job["text"], special=False)])
-        ids = ids[: context_length(path, trust_remote_code=trusted)]
+        ids = check_ids(
+            tokenize(tokenizer, CHECK_TEXT, special=False),
+            bos_token=bos_token(tokenizer),
+            context_length=context_length(path, trust_remote_code=trusted),
+        )
         with torch.no_grad():
             rows = model(input_ids=torch.from_numpy(ids.astype(np.int64))[None]).logits[0]
         np.save(job["reference"], rows.numpy())

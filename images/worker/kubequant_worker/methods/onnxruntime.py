@@ -19,7 +19,6 @@ from kubequant_worker.evaluation.meter import Portion
 from kubequant_worker.methods import Baseline, Needs
 from kubequant_worker.methods.bounds import LIBRARIES_BYTES, kept_logits_bytes
 from kubequant_worker.methods.checkpoint import CheckpointQuantizer
-from kubequant_worker.methods.checkpoint_check import CHECK_TEXT
 from kubequant_worker.methods.checkpoint_files import is_passenger, weight_bytes
 from kubequant_worker.methods.child import Child
 from kubequant_worker.methods.gguf_check import compare, judge
@@ -135,7 +134,6 @@ class ONNXRuntimeQuantizer(CheckpointQuantizer):
             "model": str(self._work.model),
             "target": str(self._float),
             "loading": self.loading(),
-            "text": CHECK_TEXT,
             "ids": str(self._exported_ids),
             "reference": str(self._exported_logits),
         }
