@@ -26,7 +26,7 @@ KUBEBUILDER_PROGRAMS = ("etcd", "kube-apiserver", "kubectl")
 
 @dataclass(frozen=True)
 class Program:
-    """A package that the `tool` line of a module under `tools/` names."""
+    """A package that the `tool` line of a module under `tools/` names, or `.`: our own there."""
 
     module: str
     package: str
@@ -41,6 +41,7 @@ def _kubernetes(name: str) -> Program:
 PROGRAMS = {
     "coredns": Program("coredns", "github.com/coredns/coredns"),
     "etcd": Program("etcd", "go.etcd.io/etcd/server/v3"),
+    "gitops": Program("gitops", "."),
     "kube-apiserver": _kubernetes("kube-apiserver"),
     "kube-controller-manager": _kubernetes("kube-controller-manager"),
     "kube-proxy": _kubernetes("kube-proxy"),
@@ -71,7 +72,8 @@ def tool(name: str) -> Path:
             return given
     recipe = PROGRAMS[name]
     module = FOLDER / recipe.module
-    parts = [(module / file).read_bytes() for file in ("go.mod", "go.sum")]
+    files = [module / "go.mod", module / "go.sum", *sorted(module.glob("*.go"))]
+    parts = [file.read_bytes() for file in files]
     words = f"{recipe.package} {recipe.linker_flags}".strip()
     key = hashlib.sha256(b"\0".join((words.encode(), *parts))).hexdigest()[:12]
     program = cache_folder() / "tools" / f"{name}-{key}"
