@@ -16,9 +16,13 @@ Anything else that is raised is a bug of ours (exit code 1). No message ever hol
 
 from __future__ import annotations
 
-from typing import ClassVar
+import errno
+from typing import ClassVar, Final
 
 from kubequant.api.outcome import ExitCode, FailureReason
+
+DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The numbers of an OSError where a disk, a quota or the largest file there can be is full."""
 
 
 class WorkerError(Exception):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kubequant.api.contract import RunReport
 from kubequant.api.problems import InvalidInputError, parse_json
-from kubequant_worker.sources.space import FULL
+from kubequant_worker.errors import DISK_FULL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ def write(path: Path, content: bytes, *, make_room: Callable[[], None]) -> None:
     try:
         _write(path, content)
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             raise
         make_room()
         _write(path, content)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -18,7 +17,7 @@ from rich.console import Console
 from kubequant.api.contract import Failure, RunReport, RunRequest
 from kubequant.api.outcome import ExitCode, FailureReason
 from kubequant_worker import report_file
-from kubequant_worker.errors import InterruptedRunError, WorkerError
+from kubequant_worker.errors import DISK_FULL, InterruptedRunError, WorkerError
 from kubequant_worker.layout import QUIET_VARIABLE, REQUEST_VARIABLE, Layout
 from kubequant_worker.parent import die_with
 from kubequant_worker.progress import Progress
@@ -26,7 +25,6 @@ from kubequant_worker.record import failure_of
 from kubequant_worker.redaction import Redactor
 from kubequant_worker.run import Run, report_json
 from kubequant_worker.sinks import LogLines, TerminalBar
-from kubequant_worker.sources.space import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +54,7 @@ def main() -> int:
     except OSError as error:
         said = report.failure.message if report.failure else report.outcome
         _log.error("the report could not be written (%s); it says: %s", error.strerror, said)
-        return report.exit_code if error.errno in FULL else ExitCode.BUG
+        return report.exit_code if error.errno in DISK_FULL else ExitCode.BUG
     return report.exit_code
 
 
@@ -78,7 +76,7 @@ def answered(run: Run, layout: Layout) -> RunReport:
     except MemoryError:
         return run.failed(ExitCode.OUT_OF_MEMORY, _out_of_memory())
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno not in DISK_FULL:
             raise
         return run.failed(ExitCode.UNAVAILABLE, _disk_full(layout))
 

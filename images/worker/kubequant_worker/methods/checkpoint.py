@@ -8,7 +8,7 @@ quantizes is its own module's (`llmcompressor`), and which parameters it gets th
 from __future__ import annotations
 
 import shutil
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from kubequant.api.enums import Device
 from kubequant.api.status import Usage
+from kubequant_worker.closing import Closing
 from kubequant_worker.datasets import calibration_samples
 from kubequant_worker.methods import Baseline, Needs, ProducedVariant
 from kubequant_worker.methods.bounds import checkpoint_needs, most_bytes
@@ -49,7 +50,6 @@ from kubequant_worker.sources.selection import is_weights
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-    from types import TracebackType
 
     import numpy.typing as npt
 
@@ -65,7 +65,7 @@ _READABLE = 0o644
 _VLLM = Usage(runtime="vLLM", command="vllm serve .")
 
 
-class CheckpointQuantizer(ABC):
+class CheckpointQuantizer(Closing):
     """Implements `methods.Quantizer` but for `_produce`; see there for what each part promises."""
 
     LIBRARY: ClassVar[str]
@@ -229,7 +229,7 @@ class CheckpointQuantizer(ABC):
         """
         return self._work.scratch / "expected.npy"
 
-    def _expect(self) -> None:  # noqa: B027 - most engines have left them before
+    def _expect(self) -> None:
         """Leave the expected logits where `_produce` did not, and give the engine's memory back."""
 
     def _probe(self) -> Path:
@@ -387,12 +387,3 @@ class CheckpointQuantizer(ABC):
         """Return itself; importing torch takes seconds, so it begins while others fetch."""
         self._next = self._engine_started()
         return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End the children."""
-        self.close()

@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 from kubequant.api.outcome import FailureReason
-from kubequant_worker.errors import BadRequestError, MemoryExhaustedError
+from kubequant_worker.errors import DISK_FULL, BadRequestError, MemoryExhaustedError
 from kubequant_worker.parent import die_with
 
 if TYPE_CHECKING:
@@ -59,9 +59,8 @@ _SETTINGS = {
     "TORCHDYNAMO_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _FULL_WORDS = re.compile(
-    rf"[(]os error ({'|'.join(map(str, sorted(_FULL)))})[)]|[0-9]+ requested and [0-9]+ written"
+    rf"[(]os error ({'|'.join(map(str, sorted(DISK_FULL)))})[)]|[0-9]+ requested and [0-9]+ written"
 )
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 # Where engines work, on a laptop as in a pod. The folder that a user is in may be a model's, and
@@ -323,7 +322,7 @@ def _tells_of_a_full_disk(error: BaseException) -> bool:
     OSError without a number.
     """
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _FULL
+        return error.errno in DISK_FULL
     return _FULL_WORDS.search(str(error)) is not None
 
 

@@ -15,8 +15,9 @@ import tempfile
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
+from kubequant_worker.closing import Closing
 from kubequant_worker.errors import MemoryExhaustedError
 from kubequant_worker.methods.child import (
     WORKING_FOLDER,
@@ -27,7 +28,6 @@ from kubequant_worker.methods.child import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from types import TracebackType
 
 PROGRAM: Final = Path(__file__).with_name("foreign_program.py")
 _OURS: Final = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
@@ -70,7 +70,7 @@ def foreign_environment(*, gpus: bool, **settings: str) -> dict[str, str]:
     return {**found, **settings}
 
 
-class ForeignProgram:
+class ForeignProgram(Closing):
     """One library, one operation after another. A context manager: what runs ends with it."""
 
     def __init__(
@@ -153,19 +153,6 @@ class ForeignProgram:
                 self._process.kill()
             self._process.wait()
             self._process = None
-
-    def __enter__(self) -> Self:
-        """Return itself; nothing runs before it is asked."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End what runs."""
-        self.close()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 from kubequant.api.outcome import FailureReason
 from kubequant.api.params import GGUFParameters, GGUFType
 from kubequant.api.status import Usage
+from kubequant_worker.closing import Closing
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.evaluation.meter import Portion
 from kubequant_worker.methods import Baseline, Needs, ProducedVariant
@@ -39,7 +40,6 @@ from kubequant_worker.sources.selection import is_weights
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-    from types import TracebackType
 
     from kubequant.api.spec import QuantizationJobSpec
     from kubequant_worker.datasets import TextSet
@@ -55,7 +55,7 @@ _EMBEDDINGS = frozenset({"token_embd.weight", "output.weight"})
 _MATRIX_SHARE = 3
 
 
-class GGUFQuantizer:
+class GGUFQuantizer(Closing):
     """Implements `methods.Quantizer`; see there for what each method promises."""
 
     def __init__(self, workspace: Workspace) -> None:
@@ -342,15 +342,6 @@ class GGUFQuantizer:
             self._started_converter()
             self._logits.prepare()
         return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End the engine's child."""
-        self.close()
 
 
 def _full_precision(header: GGUFHeader) -> GGUFType:

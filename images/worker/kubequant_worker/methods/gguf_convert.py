@@ -12,16 +12,17 @@ from __future__ import annotations
 import sys
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 from kubequant.api.outcome import FailureReason
+from kubequant_worker.closing import Closing
 from kubequant_worker.errors import BadRequestError
 from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.child import Child, ChildFailedError, Parent, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import ModuleType, TracebackType
+    from types import ModuleType
 
     from kubequant_worker.methods.child import Operation
 
@@ -33,7 +34,7 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-class Converter:
+class Converter(Closing):
     """The child that converts; a context manager that ends it."""
 
     def __init__(
@@ -82,19 +83,6 @@ class Converter:
     def close(self) -> None:
         """End the child; a second call does nothing."""
         self._child.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End the child."""
-        self.close()
 
 
 def require_tokenizer(model: Path) -> None:

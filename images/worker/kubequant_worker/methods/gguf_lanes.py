@@ -11,15 +11,15 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kubequant_worker.closing import Closing
 from kubequant_worker.methods.gguf_context import Batch, Context, Piece, batch_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
     import numpy.typing as npt
 
@@ -40,7 +40,7 @@ def lane_count(model: LoadedModel, windows: Sequence[TokenArray]) -> int:
     return max(1, min(MOST_LANES, model.threads, len(windows)))
 
 
-class Lanes:
+class Lanes(Closing):
     """Contexts of one model, each used by one thread at a time. A context manager."""
 
     def __init__(self, model: LoadedModel, count: int, longest: int) -> None:
@@ -60,16 +60,7 @@ class Lanes:
             )
             self._free.put((self._stack.enter_context(context), Batch(size)))
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Wait for what is being computed and free the contexts."""
         self._pool.shutdown(cancel_futures=True)
         self._stack.close()

@@ -5,22 +5,22 @@ Runs in the engine's child process only (`gguf_engine`); what is timed is decide
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kubequant_worker.closing import Closing
 from kubequant_worker.methods.gguf_context import Batch, Context, Piece, batch_tokens
 from kubequant_worker.methods.gguf_llama import LoadedModel, top_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from kubequant_worker.evaluation.performance import Trial
     from kubequant_worker.evaluation.runtime import TokenArray
 
 
-class LlamaSubject:
+class LlamaSubject(Closing):
     """Implements `stopwatch.Subject`. A context manager that frees its contexts, not the model."""
 
     def __init__(self, model: LoadedModel, trial: Trial) -> None:
@@ -97,7 +97,7 @@ class LlamaSubject:
             return list(self._first)
         if size > self._size:
             return f"a batch of this model has at most {self._size} tokens"
-        self._free()
+        self.close()
         length = len(prompt) + size * steps
         self._context = Context(
             self._model, length=length, sequences=size, batch=self._size, shared=True
@@ -113,20 +113,8 @@ class LlamaSubject:
             raise RuntimeError("the model's context was freed")
         return self._context
 
-    def _free(self) -> None:
+    def close(self) -> None:
+        """Free the contexts; a second call does nothing."""
         if self._context is not None:
             self._context.__exit__()
             self._context, self._texts = None, 0
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Free the contexts."""
-        self._free()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +9,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kubequant.api.outcome import FailureReason
-from kubequant_worker.errors import UnavailableError
+from kubequant_worker.errors import DISK_FULL, UnavailableError
 from kubequant_worker.file_digest import FileDigest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 PIECE_BYTES = 1024 * 1024
 
 
@@ -27,7 +25,7 @@ def full_disk_explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             raise
         raise UnavailableError(
             f"There is no space left in {folder}, where the model is fetched to.",

@@ -17,7 +17,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from kubequant.api.outcome import FailureReason
-from kubequant_worker.errors import AccessError, BadRequestError, UnavailableError, WorkerError
+from kubequant_worker.errors import (
+    DISK_FULL,
+    AccessError,
+    BadRequestError,
+    UnavailableError,
+    WorkerError,
+)
 from kubequant_worker.stores.backend import (
     ConflictError,
     GoneError,
@@ -37,7 +43,6 @@ PIECE_BYTES = 4 * 1024 * 1024
 LOCK_SECONDS = 30.0
 # How often a small file is written that others delete before it is there.
 SMALL_TRIES = 10
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 NO_FOLDER = {errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -277,7 +282,7 @@ class FolderBackend:
 
 
 def _meaning(error: OSError, uri: str, field: str, doing: str) -> WorkerError:
-    if error.errno in FULL:
+    if error.errno in DISK_FULL:
         return UnavailableError(
             f"{field}: {uri} has no space left ({doing}).",
             reason=FailureReason.DISK_FULL,
