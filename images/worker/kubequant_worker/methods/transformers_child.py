@@ -7,17 +7,15 @@ works on one piece while the next is computed. The parent's half is `transformer
 
 from __future__ import annotations
 
-import mmap
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 
 from kubequant_worker.methods import remote_code
 from kubequant_worker.methods.child import Parent, serve
+from kubequant_worker.methods.child_server import ModelServer
 from kubequant_worker.methods.stopwatch import measure
 from kubequant_worker.methods.transformers_model import CheckpointModel, Loading
 from kubequant_worker.methods.transformers_speed import CheckpointSubject
@@ -26,77 +24,30 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from kubequant_worker.evaluation.performance import Samples, Trial
-    from kubequant_worker.evaluation.runtime import Generation, TokenArray
+    from kubequant_worker.evaluation.runtime import TokenArray
     from kubequant_worker.methods.child import Operation
 
-SLOTS = 2
 
-
-class Engine:
+class Engine(ModelServer[CheckpointModel]):
     """The operations of the child; what kind of model it holds may be another (`onnx_child`)."""
 
     MODEL: ClassVar[type[CheckpointModel]] = CheckpointModel
 
-    def __init__(self, parent: Parent, *, memory_descriptor: int) -> None:
-        """Answer to `parent`, with logits in the memory of `memory_descriptor`."""
-        self._parent = parent
-        self._descriptor = memory_descriptor
-        self._model: CheckpointModel | None = None
-        self._shared: mmap.mmap | None = None
-
     def operations(self) -> Mapping[str, Operation]:
         """Return what the parent may ask for."""
-        return {
-            "open": self.open,
-            "close": self.close,
-            "tokenize": self.tokenize,
-            "score": self.score,
-            "generate": self.generate,
-            "complete": self.complete,
-            "perform": self.perform,
-        }
+        return {**super().operations(), "open": self.open}
 
-    def open(self, path: str, loading: Mapping[str, object]) -> dict[str, object]:
+    def open(self, path: str, loading: Mapping[str, object]) -> dict[str, Any]:
         """Load the model and return what a runtime has to know of it."""
         if self._model is not None:
             raise RuntimeError("this process has loaded a model already")
         how = Loading(**loading)  # type: ignore[arg-type] # crosses a pipe as a mapping
         remote_code.decide(trusted=how.trust_remote_code)
         model = self.MODEL(Path(path), how)
-        self._model = model
-        size = SLOTS * model.piece_rows * model.vocabulary_size * 4
-        os.ftruncate(self._descriptor, size)
-        self._shared = mmap.mmap(self._descriptor, size)
-        return {
-            "vocabulary_size": model.vocabulary_size,
-            "context_length": model.context_length,
-            "bos_token": model.bos_token,
-            "prefix_token": model.prefix_token,
-            "chat_template": model.chat_template,
-            "slots": (SLOTS, model.piece_rows, model.vocabulary_size),
-        }
+        return self._serve(model, rows=model.piece_rows)
 
     def close(self) -> None:
         """Do nothing: the parent ends this process to free the model."""
-
-    def _loaded(self) -> CheckpointModel:
-        if self._model is None:
-            raise RuntimeError("no model is loaded")
-        return self._model
-
-    def tokenize(self, texts: Sequence[str], special: bool) -> list[TokenArray]:  # noqa: FBT001 - crosses a pipe
-        """Return the ids of each text."""
-        return [self._loaded().tokenize(text, special=special) for text in texts]
-
-    def generate(self, prompts: Sequence[str], most: int) -> list[Generation]:
-        """Return the greedy continuations."""
-        return self._loaded().generate(prompts, most)
-
-    def complete(
-        self, starts: Sequence[TokenArray], most: int, stops: Sequence[str]
-    ) -> list[Generation]:
-        """Return the greedy continuations of token ids."""
-        return self._loaded().complete(starts, most, stops)
 
     def perform(self, trial: Trial) -> Samples:
         """Time the model, telling the parent of each step."""
@@ -110,29 +61,13 @@ class Engine:
         )
 
     def score(self, windows: Sequence[TokenArray]) -> None:
-        """Put the logits of all windows, piece by piece, into the slots, and tell the parent.
-
-        The parent answers each piece when it is done with it; a slot is written again only after
-        that.
-        """
-        model, shared = self._loaded(), self._shared
-        if shared is None:
-            raise RuntimeError("no memory is shared")
-        shape = (SLOTS, model.piece_rows, model.vocabulary_size)
-        slots = np.ndarray(shape, np.float32, memoryview(shared))
-        number = waiting = 0
-        for window, tokens in enumerate(windows):
-            for first, rows in model.rows(tokens):
-                if waiting == SLOTS:
-                    self._parent.receive()
-                    waiting -= 1
-                # A checkpoint may pad the rows of its output beyond the vocabulary.
-                np.copyto(slots[number % SLOTS, : len(rows)], rows[:, : model.vocabulary_size])
-                self._parent.event(number % SLOTS, [(window, first, len(rows))])
-                number += 1
-                waiting += 1
-        for _ in range(waiting):
-            self._parent.receive()
+        """Put the logits of all windows, piece by piece, into the slots, and tell the parent."""
+        model = self._loaded()
+        self._hand_over(
+            ([(window, first, len(rows))], rows)
+            for window, tokens in enumerate(windows)
+            for first, rows in model.rows(tokens)
+        )
 
 
 def main(kind: type[Engine] = Engine) -> None:
