@@ -103,8 +103,8 @@ def outlived(case: Case) -> Answer | None:
     if pod.exit_code == 0:
         return _published(case, job, pod)
     why = (
-        f"It was not tried again, since other containers of the pod ({pod.why}) still ran, and "
-        "Kubernetes counts such a pod as running."
+        f"The run was not tried again, since other containers of the pod ({pod.why}) still ran, "
+        "and Kubernetes counts such a pod as running."
     )
     return failed(case, failure_of(pod, case.digest), not_tried=why)
 
@@ -151,7 +151,7 @@ def failed(case: Case, failure: Failure, *, not_tried: str = "") -> Answer:
             f"The run failed in every attempt that backoffLimit {case.spec.backoff_limit} allows."
         )
         last = f"The last: {failure.reason}: {failure.message}"
-        message = f"{last} {not_tried}" if not_tried else f"{tried} {last}"
+        message = f"{not_tried or tried} {last}"
     pod = case.latest
     report = worker_said(pod, case.digest).report if pod else None
     finished = (job.finished_at if job else None) or case.now
