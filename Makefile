@@ -46,7 +46,7 @@ env-%: $(READY) ## env-<name>: make the Python environment of images/<name> (or 
 
 generate: $(READY) ## write again what is generated: the CRD, the JSON schemas, what deploy/ installs, tables and pictures in docs
 	$(BIN)/python -m kubequant.api.crd
-	$(BIN)/python deploy/generate.py
+	$(BIN)/python -m deploy.generate
 	$(BIN)/python docs/choosing.py && $(BIN)/python docs/generate.py
 
 bench: $(READY) ## measure the figures of docs/benchmarks.md, each against a peer in the same run

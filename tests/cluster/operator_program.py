@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
 from tests.testbed.processes import _die_with_parent, free_port
 from tests.worker.environments import interpreter
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 OPERATOR = Path(__file__).parents[2] / "operator"
-RIGHTS = ("namespace", "serviceaccount", "clusterrole", "clusterrolebinding", "users")
+NO_RIGHTS = ("CustomResourceDefinition", "Deployment")
 ACCOUNT = ("kubequant-system", "kubequant-operator")
 READY_SECONDS = 120.0
 SMALL = {
@@ -32,8 +33,9 @@ SMALL = {
 
 def grant_rights(cluster: Access) -> Path:
     """Apply the rights of the cluster-wide variant; return a kubeconfig of the account."""
-    for part in RIGHTS:
-        cluster.kubectl("apply", "-f", str(DEPLOY / "cluster" / f"{part}.yaml"))
+    parts = yaml.safe_load_all((DEPLOY / "install.yaml").read_text())
+    rights = [part for part in parts if part["kind"] not in NO_RIGHTS]
+    cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(rights))
     return cluster.kubeconfig_for_service_account(*ACCOUNT)
 
 

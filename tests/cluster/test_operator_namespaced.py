@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from tests.cluster.leads import lead_of, until_allowed
 from tests.cluster.operator_program import DEPLOY, SMALL, OperatorProgram, images
 from tests.cluster.watched import Namespace, acts, digest_of
 from tests.controller.builders import published
@@ -33,7 +33,7 @@ def own(
     tmp_path: Path,
 ) -> Iterator[tuple[Namespace, OperatorProgram]]:
     """A namespace with its own operator, as a program with that account's token."""
-    lead = _lead(cluster, namespace)
+    lead = lead_of(cluster, namespace)
     install = DEPLOY / "namespaced" / "install.yaml"
     where = (f"--namespace={namespace}", f"--as={lead}")
     refused = cluster.kubectl("apply", "--dry-run=server", "-f", str(install), *where, check=False)
@@ -41,8 +41,8 @@ def own(
     words = r'rolebindings\S* "kubequant-operator" (not found|is forbidden)'
     assert re.search(words, refused.stderr), refused
     cluster.kubectl("apply", "-f", str(DEPLOY / "namespaced" / "administrator.yaml"))
-    _until_allowed(cluster, "bind", "clusterroles/kubequant-operator", *where)
-    _until_allowed(cluster, "create", "quantizationjobs.kubequant.dev", *where)
+    until_allowed(cluster, "bind", "clusterroles/kubequant-operator", *where)
+    until_allowed(cluster, "create", "quantizationjobs.kubequant.dev", *where)
     cluster.kubectl("apply", "--dry-run=server", "-f", str(install), *where)
     parts = yaml.safe_load_all(install.read_text())
     rights = [part for part in parts if part["kind"] != "Deployment"]
@@ -57,22 +57,6 @@ def own(
     finally:
         program.close()
         cluster.kubectl("delete", "clusterrole", "kubequant-install")
-
-
-def _lead(cluster: Access, namespace: str) -> str:
-    """Return the name of a user who administers the namespace, and nothing else."""
-    name = f"lead-of-{namespace}"
-    words = ("--clusterrole=admin", f"--user={name}", f"--namespace={namespace}")
-    cluster.kubectl("create", "rolebinding", name, *words)
-    return name
-
-
-def _until_allowed(cluster: Access, *words: str) -> None:
-    """Wait until the controller manager has aggregated new rights into the old roles."""
-    deadline = time.monotonic() + 60
-    while cluster.kubectl("auth", "can-i", *words, check=False).returncode:
-        assert time.monotonic() < deadline, words
-        time.sleep(0.3)
 
 
 def test_it_ends_with_a_sentence_where_a_namespace_that_it_is_to_watch_gives_it_no_right(

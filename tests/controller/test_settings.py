@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from kubequant.controller.catalog import ImageKey
 from kubequant.controller.environment import InvalidSettingsError, read_settings
-from kubequant.controller.settings import Settings
+from kubequant.controller.settings import DEFAULT_IMAGES, Settings
 
 PREFIX = "KUBEQUANT_OPERATOR_"
 
@@ -34,6 +34,7 @@ def test_every_setting_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     given(
         monkeypatch,
         NAMESPACES="team-a, team-b",
+        IMAGE_REGISTRY="example.com/team/",
         IMAGES__GGUF="example.com/gguf@sha256:" + "0" * 64,
         IMAGE_PULL_POLICY="Always",
         CPU_RESOURCES='{"requests": {"cpu": "500m", "memory": "1Gi"}}',
@@ -52,6 +53,8 @@ def test_every_setting_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     read = read_settings()
     assert read.namespaces == ("team-a", "team-b")
     assert read.images[ImageKey.GGUF].startswith("example.com/gguf@sha256:")
+    others = DEFAULT_IMAGES[ImageKey.LLMCOMPRESSOR]
+    assert read.images[ImageKey.LLMCOMPRESSOR] == f"example.com/team/{others}"
     assert read.cpu_resources.requests["cpu"] == "500m"
     assert read.gpu_resources.limits == {"memory": "64Gi"}
     assert read.memory_ceiling == "128Gi"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.controller.builders import SETTINGS, published
 from tests.controller.world import World
@@ -207,6 +207,14 @@ def _goes_well_from_here(world: World) -> None:
         world.passes(60)
 
 
+WORKER_BEFORE_ITS_POD = [
+    ("a pass", "settled"),
+    ("the pod starts", "settled"),
+    ("its worker fails beside another", "unseen"),
+    ("the disk is full", "settled"),
+]
+
+
 @settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
@@ -214,6 +222,7 @@ def _goes_well_from_here(world: World) -> None:
     st.lists(st.tuples(st.sampled_from(sorted(EVENTS)), st.sampled_from(SEEN)), max_size=20),
     st.sampled_from([None, "64Gi"]),
 )
+@example(WORKER_BEFORE_ITS_POD, None)
 def test_every_world_settles_and_ends(story: list[tuple[str, str]], ceiling: str | None) -> None:
     world = World(settings=SETTINGS.model_copy(update={"memory_ceiling": ceiling}))
     for event, seen in story:

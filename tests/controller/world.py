@@ -340,12 +340,13 @@ class World:
         if pod is None:
             return
         self.starts()
-        running = pod["status"]["containerStatuses"][0]["state"]["running"]
-        ended = {
+        state = pod["status"]["containerStatuses"][0]["state"]
+        # A worker that has ended beside another container has: only the pod ends.
+        ended = state.get("terminated") or {
             "exitCode": code,
             "reason": "Completed" if code == 0 else reason,
             "message": message,
-            "startedAt": running["startedAt"],
+            "startedAt": state["running"]["startedAt"],
             "finishedAt": at(self.now),
         }
         phase = "Succeeded" if code == 0 else "Failed"

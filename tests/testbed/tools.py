@@ -42,6 +42,7 @@ PROGRAMS = {
     "coredns": Program("coredns", "github.com/coredns/coredns"),
     "etcd": Program("etcd", "go.etcd.io/etcd/server/v3"),
     "gitops": Program("gitops", "."),
+    "helm": Program("helm", "helm.sh/helm/v4/cmd/helm"),
     "kube-apiserver": _kubernetes("kube-apiserver"),
     "kube-controller-manager": _kubernetes("kube-controller-manager"),
     "kube-proxy": _kubernetes("kube-proxy"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationInfo, field_validator
 
 from kubequant import __version__
 from kubequant.api.base import Pattern
@@ -21,6 +21,14 @@ ImageName = Annotated[
     Pattern(
         r"[A-Za-z0-9][-A-Za-z0-9_.:/]*(@sha256:[0-9a-f]{64})?",
         "an image's name, like example.com/kubequant/gguf:1.0 or one with @sha256:...",
+    ),
+]
+Registry = Annotated[
+    StrictStr,
+    Field(max_length=256),
+    Pattern(
+        r"([A-Za-z0-9][-A-Za-z0-9_.:/]*)?",
+        "a registry and what comes before an image's name in it, like example.com/team",
     ),
 ]
 Namespace = Annotated[
@@ -72,8 +80,12 @@ class Settings(BaseModel):
 
     namespaces: tuple[Namespace, ...] = ()
     """The namespaces to watch; where empty, all of them."""
-    images: dict[ImageKey, ImageName] = Field(default_factory=lambda: dict(DEFAULT_IMAGES))
-    """The images, each by the name of its folder."""
+    image_registry: Registry = ""
+    """What comes before the name of each image that `images` does not give, like
+    example.com/team."""
+    images: dict[ImageKey, ImageName] = Field(default={}, validate_default=True)
+    """The images, each by the name of its folder; where one is not given, it is
+    kubequant/<folder>:<version>."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When the worker's image is pulled."""
     cpu_resources: ResourceRequirements = ResourceRequirements(
@@ -114,5 +126,7 @@ class Settings(BaseModel):
 
     @field_validator("images", mode="after")
     @classmethod
-    def _every_image(cls, images: dict[ImageKey, str]) -> dict[ImageKey, str]:
-        return {**DEFAULT_IMAGES, **images}
+    def _every_image(cls, images: dict[ImageKey, str], info: ValidationInfo) -> dict[ImageKey, str]:
+        registry = str(info.data.get("image_registry", ""))
+        prefix = f"{registry.rstrip('/')}/" if registry else ""
+        return {key: images.get(key, f"{prefix}{name}") for key, name in DEFAULT_IMAGES.items()}
