@@ -23,6 +23,7 @@ from typing import Any, Final
 from tests.testbed.tools import tool
 
 from kubequant.api.base import camel
+from kubequant.api.crd import write_changed
 from kubequant.controller.catalog import ImageKey
 from kubequant.controller.settings import Settings
 
@@ -178,17 +179,6 @@ def manifests() -> dict[str, str]:
     }
 
 
-def main() -> None:
-    """Write every generated file that differs, and say which."""
-    for made in (sources, manifests):  # the manifests are made of what was written before
-        for name, text in made().items():
-            path = ROOT / name
-            if path.is_file() and path.read_text(encoding="utf-8") == text:
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            print(f"wrote {name}")
-
-
 if __name__ == "__main__":
-    main()
+    write_changed(ROOT, sources())
+    write_changed(ROOT, manifests())  # made of what was written before

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tests.cluster.resources import path
-from tests.cluster.watched import acts, digest_of, quoted
+from tests.cluster.watched import acts, digest_of
 from tests.controller.builders import published
 from tests.testbed.gitops import PATCH, judged, turns
 
@@ -37,15 +37,18 @@ def seen_during(team: Namespace, act: Callable[[], None]) -> tuple[list[str], li
     return turns(one.argocd for one in found), turns(one.flux for one in found)
 
 
-def test_a_resource_is_healthy_once_it_is_published_and_no_moment_before(team: Namespace) -> None:
-    new = digest_of("gguf: {types: [Q8_0]}")
+def publish_another(team: Namespace) -> None:
+    """Edit the resource that is there to something else, whose run is published."""
+    spec = "gguf: {types: [Q8_0]}"
+    team.change(f"{spec}, {acts(message=published(digest_of(spec)))}")
+    team.reaches("Published")
 
+
+def test_a_resource_is_healthy_once_it_is_published_and_no_moment_before(team: Namespace) -> None:
     def publish_twice() -> None:
         team.apply(acts(message=published(digest_of()), seconds="1"))
         team.reaches("Published")
-        env = f"[{{name: ACT_MESSAGE, value: {quoted(published(new))}}}]"
-        team.change(f"gguf: {{types: [Q8_0]}}, pod: {{env: {env}}}")
-        team.reaches("Published")
+        publish_another(team)
 
     argocd, flux = seen_during(team, publish_twice)
     assert argocd == ["Progressing", "Healthy", "Progressing", "Healthy"]
@@ -58,10 +61,7 @@ def test_a_resource_that_fails_is_degraded_and_goes_on_where_its_spec_is_mended(
     def fail_and_mend() -> None:
         team.apply(f"backoffLimit: 0, {acts(exit='1')}")
         team.reaches("BackoffLimitExceeded")
-        new = digest_of("gguf: {types: [Q8_0]}")
-        env = f"[{{name: ACT_MESSAGE, value: {quoted(published(new))}}}]"
-        team.change(f"gguf: {{types: [Q8_0]}}, pod: {{env: {env}}}")
-        team.reaches("Published")
+        publish_another(team)
 
     argocd, flux = seen_during(team, fail_and_mend)
     assert argocd == ["Progressing", "Degraded", "Progressing", "Healthy"]

@@ -21,6 +21,8 @@ from kubequant.api.spec import QuantizationJobSpec
 from kubequant.api.status import QuantizationJobStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pydantic import BaseModel
 
 _HEADER: Final = (
@@ -124,9 +126,9 @@ def _json(schema: dict[str, Any]) -> str:
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
-def main(root: Path) -> None:
-    """Write every generated file below `root` that differs, and say which."""
-    for name, text in generated_files().items():
+def write_changed(root: Path, files: Mapping[str, str]) -> None:
+    """Write each of `files`, texts by their paths below `root`, that differs, and say which."""
+    for name, text in files.items():
         path = root / name
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
@@ -136,4 +138,4 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path.cwd())
+    write_changed(Path(sys.argv[1]) if len(sys.argv) > 1 else Path.cwd(), generated_files())
